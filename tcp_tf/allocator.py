@@ -1,0 +1,28 @@
+"""The C library's allocator, set for large tensors that come and go.
+
+With glibc's defaults every large activation is mapped anew, zeroed page by page, and unmapped again at each step; that
+can cost more than the arithmetic. Kept memory and huge pages avoid it. glibc reads these settings when a process
+starts, so a command line tool replaces itself once with the same command and the settings in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+SETTINGS = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**28),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+def tune() -> None:
+    """Restarts this Python program with the allocator's settings, unless it has them or has others on purpose.
+
+    Call it first in a program's `__main__`. Does nothing outside Linux, or where any of the variables is set already.
+    """
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in SETTINGS):
+        return
+    os.execve(sys.executable, sys.orig_argv if hasattr(sys, "orig_argv") else [sys.executable, *sys.argv], {**os.environ, **SETTINGS})

@@ -1,0 +1,266 @@
+"""The host side of training: metric lines, picture grids, checkpoints, progress, and when to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tqdm import tqdm
+
+from tcp_tf import data
+from tcp_tf.model import TCP
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss term, or what a step made of the weights, became NaN or infinite."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; the last finished step is saved."""
+
+
+class Clock(keras.callbacks.Callback):
+    """Base of callbacks that do something every so many kimg; `step` counts finished steps, over resumptions too."""
+
+    def __init__(self, every_kimg: float, batch_size: int, start_step: int):
+        super().__init__()
+        self.batch_size, self.step = batch_size, start_step
+        self.every_steps = max(1, round(every_kimg * 1000 / batch_size))
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real pictures seen so far."""
+        return self.step * self.batch_size / 1000.0
+
+    def on_train_batch_end(self, batch: int, logs: Optional[Mapping[str, float]] = None) -> None:
+        self.step += 1
+        self.on_step(logs or {})
+        if self.step % self.every_steps == 0:
+            self.on_tick()
+
+    def on_step(self, logs: Mapping[str, float]) -> None:
+        """After every step."""
+
+    def on_tick(self) -> None:
+        """After every `every_kimg`."""
+
+
+class Metrics(Clock):
+    """Means of the raw terms since the last tick, to `metrics.jsonl` and TensorBoard, and the progress bar.
+
+    A lazily computed term is averaged over the steps on which it was computed.
+
+    Raises:
+        NonFiniteLoss: naming the terms, the step and the newest checkpoint.
+    """
+
+    def __init__(self, run_dir: Path, every_kimg: float, batch_size: int, start_step: int, total_steps: int):
+        super().__init__(every_kimg, batch_size, start_step)
+        self.run_dir, self.total_steps = run_dir, total_steps
+        self.values: Dict[str, List[float]] = defaultdict(list)
+        self.tick_time, self.tick_step = time.monotonic(), start_step
+        self.writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+        self.bar: Optional[tqdm] = None
+
+    def on_train_begin(self, logs=None) -> None:
+        drop_lines_after(self.run_dir / "metrics.jsonl", self.step)
+        self.bar = tqdm(
+            total=self.total_steps * self.batch_size / 1000.0,
+            initial=self.kimg,
+            unit="kimg",
+            bar_format="{l_bar}{bar}| {n:.2f}/{total:.2f} kimg [{elapsed}<{remaining}{postfix}]",
+            dynamic_ncols=True,
+            mininterval=1.0,
+        )
+
+    def on_step(self, logs: Mapping[str, float]) -> None:
+        bad = sorted(name for name, value in logs.items() if not math.isfinite(value))
+        if bad:
+            newest = tf.train.latest_checkpoint(str(self.run_dir / "checkpoints"))
+            raise NonFiniteLoss(f"{', '.join(bad)} not finite at step {self.step}; last good checkpoint: {newest}")
+        for name, value in logs.items():
+            if self.model.objective.due(name, self.step - 1):
+                self.values[name].append(float(value))
+        self.bar.update(self.batch_size / 1000.0)
+
+    def on_tick(self) -> None:
+        now = time.monotonic()
+        speed = (self.step - self.tick_step) * self.batch_size / (now - self.tick_time)
+        self.tick_time, self.tick_step = now, self.step
+        means = {name: float(np.mean(values)) for name, values in self.values.items()}
+        self.values.clear()
+        line = {"step": self.step, "kimg": round(self.kimg, 6), "images_per_second": round(speed, 2), **means}
+        with open(self.run_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        with self.writer.as_default(step=self.step):
+            for name, value in means.items():
+                tf.summary.scalar(name, value)
+            tf.summary.scalar("images_per_second", speed)
+        shown = {name: f"{means[name]:.3f}" for name in ("g/l1", "g/gan_swap", "d/gan_swap") if name in means}
+        self.bar.set_postfix({"img/s": f"{speed:.1f}", **shown}, refresh=False)
+
+    def on_train_end(self, logs=None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the progress bar and flushes TensorBoard's file."""
+        if self.bar is not None:
+            self.bar.close()
+        self.writer.flush()
+
+
+def drop_lines_after(file: Path, step: int) -> None:
+    """Removes what a killed run logged after its last checkpoint, so that no step stands in the file twice."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a line cut off by the kill
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    whole = file.with_suffix(".new")  # a kill at this moment must not cost the lines that are kept
+    whole.write_text("".join(kept), encoding="utf-8")
+    os.replace(whole, file)
+
+
+class Grids(Clock):
+    """Picture grids of held-out pictures by the averaged weights: `grids/swap-*.png` and `grids/edit-*.png`."""
+
+    def __init__(self, run_dir: Path, every_kimg: float, batch_size: int, start_step: int, pictures: np.ndarray):
+        super().__init__(every_kimg, batch_size, start_step)
+        self.folder, self.pictures = run_dir / "grids", pictures
+        self.writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+
+    def on_tick(self) -> None:
+        self.draw()
+
+    def draw(self) -> None:
+        """Writes both grids for the present weights."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pictures = {"swap": swap_grid(self.model, self.pictures), "edit": edit_grid(self.model, self.pictures)}
+        for name, grid in pictures.items():
+            Image.fromarray(grid).save(self.folder / f"{name}-{self.kimg:09.3f}.png")
+            with self.writer.as_default(step=self.step):
+                tf.summary.image(f"grid/{name}", grid[None])
+        self.writer.flush()
+
+
+def swap_grid(model: TCP, pictures: np.ndarray, contents: int = 6, styles: int = 6) -> np.ndarray:
+    """Rows are contents, columns styles; the first column is the input, the second its reconstruction.
+
+    Args:
+        pictures: `[N, R, R, 3]` in [-1, 1]; see `halves`.
+    Returns:
+        uint8 `[(rows + 1) R, (columns + 2) R, 3]`.
+    """
+    first, second = halves(pictures)
+    content_images, style_images = first[:contents], second[:styles]
+    contents, styles = len(content_images), len(style_images)
+    codes, looks = model.encode(content_images), model.encode(style_images).style
+    swaps = model.decode(tf.repeat(codes.content, styles, axis=0), tf.tile(looks, [contents, 1])).numpy()
+    reconstructions = model.decode(*codes).numpy()
+    blank = np.ones_like(pictures[0])
+    rows = [[blank, blank, *style_images]]
+    for i in range(contents):
+        rows.append([content_images[i], reconstructions[i], *swaps[i * styles : (i + 1) * styles]])
+    return tile(rows)
+
+
+def edit_grid(model: TCP, pictures: np.ndarray, examples: int = 6) -> np.ndarray:
+    """A row per example: input, style image, mask, hybrid, global transfer; masks are one of each kind in turn."""
+    images, style_images = (half[:examples] for half in halves(pictures))
+    examples = len(images)
+    masks = example_masks(examples, pictures.shape[1])
+    hybrids = model.masked_blend(images, style_images, masks).numpy()
+    swaps = model.swap(images, style_images).numpy()
+    shown = np.repeat(2.0 * masks - 1.0, 3, axis=-1)
+    return tile([[images[i], style_images[i], shown[i], hybrids[i], swaps[i]] for i in range(examples)])
+
+
+def halves(pictures: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Equally many pictures for contents and for styles; a single one is both."""
+    half = len(pictures) // 2
+    return (pictures[:half], pictures[half : 2 * half]) if half else (pictures, pictures)
+
+
+def example_masks(count: int, side: int) -> np.ndarray:
+    """Simple masks that a person might paint, in turn: right half, disc, upper half, left half: `[N, side, side, 1]`."""
+    y, x = np.meshgrid((np.arange(side) + 0.5) / side, (np.arange(side) + 0.5) / side, indexing="ij")
+    kinds = [x > 0.5, (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.1, y < 0.5, x < 0.5]
+    return np.stack([kinds[i % len(kinds)] for i in range(count)]).astype(np.float32)[..., None]
+
+
+def tile(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of equally large pictures in [-1, 1] -> one uint8 picture."""
+    return data.to_uint8(np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0))
+
+
+class Checkpoints(Clock):
+    """Saves every so many kimg and at the end; `save` may be called at any time between steps."""
+
+    def __init__(self, manager: tf.train.CheckpointManager, every_kimg: float, batch_size: int, start_step: int):
+        super().__init__(every_kimg, batch_size, start_step)
+        self.manager, self.saved_step = manager, start_step
+
+    def on_tick(self) -> None:
+        self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, unless it is already there.
+
+        Raises:
+            NonFiniteLoss: the step has spoilt the weights; its losses, taken before it, do not show that yet.
+        """
+        if self.step != self.saved_step:
+            bad = [weight for weight in self.model.weights if not np.all(np.isfinite(weight.numpy()))]
+            if bad:
+                first, newest = getattr(bad[0], "path", bad[0].name), self.manager.latest_checkpoint
+                raise NonFiniteLoss(
+                    f"{len(bad)} variables not finite after step {self.step}, the first of them {first}; "
+                    f"last good checkpoint: {newest}"
+                )
+            self.manager.save(checkpoint_number=self.step)
+            self.saved_step = self.step
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """SIGINT and SIGTERM end the training after the running step; a second signal kills as usual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: Optional[str] = None
+        self.previous: Dict[int, Callable] = {}
+
+    def on_train_begin(self, logs=None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame) -> None:
+        self.received = signal.Signals(number).name
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts back the handlers that were there before."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        if self.received:
+            raise Interrupted(self.received)
+
+    def on_train_end(self, logs=None) -> None:
+        self.restore()

@@ -1,0 +1,188 @@
+"""The smallest blocks with weights, with the equalised learning rate of progressive GANs (arXiv 1710.10196).
+
+Every weight is drawn from N(0, 1) and multiplied by 1/sqrt(fan_in) when used. The activation is
+`leaky_relu(x + bias, 0.2) * sqrt(2)`; the gain is folded into the (small) weights and biases, since leaky ReLU is
+positively homogeneous, so that no pass over the activations is spent on it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Sequence, Union
+
+import keras
+import tensorflow as tf
+
+from tcp_tf import ops
+
+SLOPE = 0.2
+
+
+class RegionStyles(NamedTuple):
+    """A style per region instead of one per picture.
+
+    `styles` is `[N, R, Cs]`; `weights[l]` is `[N, H / 2^l, W / 2^l, R]`, the share of each region at each position of
+    level `l`, summing to one over R (`blending.region_weights` and `ops.pyramid` make them).
+    """
+
+    styles: tf.Tensor
+    weights: Sequence[tf.Tensor]
+
+
+Style = Union[tf.Tensor, RegionStyles]
+
+
+def attach(owner: keras.layers.Layer, parts: Sequence[keras.layers.Layer]) -> list[keras.layers.Layer]:
+    """Makes every part an attribute of its owner, under the part's own name, and returns the parts as a list.
+
+    Keras 3 finds layers in a list when it collects weights, but `tf.train.Checkpoint` does not: it would save and
+    restore a model without them, and say nothing.
+    """
+    for part in parts:
+        setattr(owner, part.name, part)
+    return list(parts)
+
+
+class Conv(keras.layers.Layer):
+    """Convolution with equalised learning rate, then bias and leaky ReLU where asked.
+
+    `[N, H, W, inputs]` -> `[N, (H + pads - kernel) // stride + 1, ..., filters]`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        filters: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: ops.Padding = (0, 0),
+        reflect: bool = False,
+        bias: bool = True,
+        activate: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.stride, self.padding, self.mode = stride, padding, "REFLECT" if reflect else "CONSTANT"
+        self.activate = activate
+        self.gain = (ops.SQRT2 if activate else 1.0) * (inputs * kernel * kernel) ** -0.5
+        self.kernel = self.add_weight(
+            name="kernel", shape=(kernel, kernel, inputs, filters), initializer=keras.initializers.RandomNormal(0.0, 1.0)
+        )
+        self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros") if bias else None
+        self.built = True
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(self.kernel) * self.gain
+        maps = tf.nn.conv2d(ops.pad(images, self.padding, self.mode), kernel, self.stride, padding="VALID")
+        return bias_and_activate(maps, self.bias, self.activate)
+
+
+class Dense(keras.layers.Layer):
+    """Matrix product with equalised learning rate, then bias and leaky ReLU where asked: `[..., inputs]` -> `[..., units]`."""
+
+    def __init__(self, inputs: int, units: int, *, activate: bool = False, bias_init: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.activate = activate
+        self.gain = (ops.SQRT2 if activate else 1.0) * inputs**-0.5
+        self.kernel = self.add_weight(
+            name="kernel", shape=(inputs, units), initializer=keras.initializers.RandomNormal(0.0, 1.0)
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(units,), initializer=keras.initializers.Constant(bias_init)
+        )
+        self.built = True
+
+    def call(self, codes: tf.Tensor) -> tf.Tensor:
+        product = tf.matmul(codes, tf.convert_to_tensor(self.kernel) * self.gain)
+        return bias_and_activate(product, self.bias, self.activate)
+
+
+class Modulation(keras.layers.Layer):
+    """Affine map from the style to one factor per channel, at every position of a feature map.
+
+    Style `[N, Cs]` gives `[N, 1, 1, C]`. A style map `[N, h, w, Cs]` gives `[N, H, W, C]`, resized bilinearly to the
+    feature map (an affine map commutes with interpolation, so the cheap order is taken: first affine, then resize).
+    `RegionStyles` gives `[N, H, W, C]`, each region's factors mixed by its share at each position.
+    `level` says which resolution the feature map has: the image's side / 2^level.
+    """
+
+    def __init__(self, style_dim: int, channels: int, *, level: int, bias_init: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.level = level
+        self.affine = Dense(style_dim, channels, bias_init=bias_init, name="affine")
+        self.built = True
+
+    def call(self, style: Style, like: tf.Tensor) -> tf.Tensor:
+        if isinstance(style, RegionStyles):
+            return tf.einsum("nhwr,nrc->nhwc", style.weights[self.level], self.affine(style.styles))
+        factors = self.affine(style)
+        if len(factors.shape) == 2:
+            return factors[:, None, None, :]
+        return ops.resize_bilinear(factors, *ops.spatial_shape(like))
+
+
+class ModulatedConv(keras.layers.Layer):
+    """Convolution whose input channels are scaled by the style, as an ordinary convolution of the scaled input.
+
+    With `demodulate`, the factors have unit mean square and every filter unit norm (`ops.demodulated`). With `up`, a
+    transposed convolution of stride 2 and the [1, 3, 3, 1] filter double the resolution.
+    `[N, H, W, inputs]` -> `[N, H, W, filters]`, or `[N, 2H, 2W, filters]` with `up`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        filters: int,
+        kernel: int,
+        style_dim: int,
+        *,
+        level: int,
+        up: bool = False,
+        demodulate: bool = True,
+        gain: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.up, self.demodulate, self.output_gain = up, demodulate, gain
+        self.gain = (inputs * kernel * kernel) ** -0.5
+        self.padding = (kernel // 2, kernel // 2)
+        self.modulation = Modulation(style_dim, inputs, level=level, bias_init=1.0, name="modulation")
+        # A transposed convolution takes its kernel as [k, k, filters, inputs].
+        shape = (kernel, kernel, filters, inputs) if up else (kernel, kernel, inputs, filters)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=keras.initializers.RandomNormal(0.0, 1.0))
+        self.built = True
+
+    def call(self, maps: tf.Tensor, style: Style) -> tf.Tensor:
+        factors = self.modulation(style, maps)
+        kernel = tf.convert_to_tensor(self.kernel) * self.gain
+        if self.demodulate:
+            factors = ops.normalize_mean_square(factors)
+            kernel = ops.demodulated(kernel, output_axis=2 if self.up else 3)
+        maps, kernel = maps * factors, kernel * self.output_gain
+        if self.up:
+            return ops.blur(ops.conv_up(maps, kernel), [1, 3, 3, 1], (1, 1), gain=4.0)
+        return tf.nn.conv2d(ops.pad(maps, self.padding), kernel, 1, padding="VALID")
+
+
+class StyledConv(keras.layers.Layer):
+    """Modulated convolution, noise of one channel times a learned scalar (initially 0), bias, leaky ReLU."""
+
+    def __init__(self, inputs: int, filters: int, style_dim: int, *, level: int, up: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = ModulatedConv(inputs, filters, 3, style_dim, level=level, up=up, gain=ops.SQRT2, name="conv")
+        self.noise_strength = self.add_weight(name="noise_strength", shape=(1,), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
+        self.built = True
+
+    def call(self, maps: tf.Tensor, style: Style, noise: Optional[tf.Tensor] = None) -> tf.Tensor:
+        maps = self.conv(maps, style)
+        if noise is not None:
+            maps += noise * (tf.convert_to_tensor(self.noise_strength) * ops.SQRT2)
+        return bias_and_activate(maps, self.bias, activate=True)
+
+
+def bias_and_activate(values: tf.Tensor, bias: Optional[tf.Variable], activate: bool) -> tf.Tensor:
+    """`leaky_relu(values + sqrt(2) bias)` where activated (`values` come with the gain), else `values + bias`."""
+    if bias is not None:
+        values = tf.nn.bias_add(values, tf.convert_to_tensor(bias) * (ops.SQRT2 if activate else 1.0))
+    return tf.nn.leaky_relu(values, SLOPE) if activate else values

@@ -1,0 +1,380 @@
+"""TCP: the algorithm. The only place that knows encoder, generator and both discriminators together.
+
+A training step, on neighbours (2k, 2k + 1) of the batch:
+
+    codes          = encoder(real)
+    reconstruction = generator(codes of every first neighbour)            half of the batch, as in the official code
+    swap           = generator(own content, the neighbour's style)        in the same call
+    terms          = losses on those, the discriminators' and the generator's from the same forward passes
+    every r1_every steps:          R1 of both discriminators
+    every consistency_every steps: code consistency and content alignment, sharing one re-encoding of the swap
+
+Both optimizers then step on gradients taken at the same weights. Why pairs of neighbours: `ops.swap_pairs`.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Tuple
+
+import keras
+import tensorflow as tf
+
+from tcp_tf import blending, losses, ops
+from tcp_tf.autoencoder import AutoEncoder, build_encoder, build_generator
+from tcp_tf.config import Config
+from tcp_tf.discriminators import Discriminator, PatchDiscriminator
+from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
+from tcp_tf.encoder import Codes
+from tcp_tf.objective import CONSISTENCY_TERMS, Objective
+
+Terms = Dict[str, tf.Tensor]  # name -> one value per example
+
+
+def build_discriminator(config: Config) -> Discriminator:
+    """The image discriminator that the configuration describes, freshly drawn."""
+    model = config.model
+    return Discriminator(
+        resolution=config.data.resolution,
+        channels=4 * model.channels,
+        max_channels=model.max_channels,
+        capacity=model.discriminator_capacity,
+        name="discriminator",
+    )
+
+
+def build_patch_discriminator(config: Config) -> PatchDiscriminator:
+    """The patch discriminator that the configuration describes, freshly drawn."""
+    model = config.model
+    width = model.max_channels
+    return PatchDiscriminator(
+        patch_size=model.patch_size,
+        channels=model.channels,
+        max_channels=width * 3 // 4,
+        capacity=model.patch_capacity,
+        dense=(4 * width, 4 * width, 2 * width),
+        name="patch_discriminator",
+    )
+
+
+class TCP(keras.Model):
+    """Encoder, generator, two discriminators, and the running averages that are evaluated and exported.
+
+    Build it and call `compile` inside the strategy's scope. Batches are dicts of `image` `[N, R, R, 3]` in [-1, 1]
+    and `position` `[N]`, the place of each example in the global batch.
+
+    Raises:
+        ValueError: the global batch does not give every replica the same even number of pictures.
+    """
+
+    def __init__(self, config: Config, **kwargs):
+        super().__init__(name="tcp", **kwargs)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if config.data.batch_size % (2 * replicas):
+            raise ValueError(
+                f"data.batch_size must give each replica the same even number of pictures, "
+                f"got {config.data.batch_size} for {replicas} replicas"
+            )
+        self.config = config
+        self.encoder, self.generator = build_encoder(config), build_generator(config)
+        self.discriminator = build_discriminator(config)
+        self.patch_discriminator = build_patch_discriminator(config)
+        self.encoder_ema = build_encoder(config, "encoder_ema")
+        self.generator_ema = build_generator(config, "generator_ema")
+        self.encoder_ema.trainable = self.generator_ema.trainable = False
+        for average, network in self._averages():
+            for target, source in zip(average.weights, network.weights):
+                target.assign(source)
+        self.step = tf.Variable(
+            0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
+        self.objective = Objective(config.loss, replicas, config.data.batch_size)
+        self.average_decay = 0.5 ** (config.data.batch_size / 1000.0 / config.ema.half_life_kimg)
+        self.ema = AutoEncoder(
+            self.encoder_ema, self.generator_ema, strategy=config.blend.strategy, noise=config.model.noise
+        )
+        self.built = True
+
+    def _averages(self):
+        return ((self.encoder_ema, self.encoder), (self.generator_ema, self.generator))
+
+    # What a trained model does, with the averaged weights.
+
+    def encode(self, images: tf.Tensor) -> Codes:
+        """See `AutoEncoder.encode`."""
+        return self.ema.encode(images)
+
+    def decode(self, content: tf.Tensor, style: tf.Tensor) -> tf.Tensor:
+        """See `AutoEncoder.decode`."""
+        return self.ema.decode(content, style)
+
+    def swap(self, images: tf.Tensor, style_images: tf.Tensor) -> tf.Tensor:
+        """See `AutoEncoder.swap`."""
+        return self.ema.swap(images, style_images)
+
+    def masked_blend(
+        self, images: tf.Tensor, style_images: tf.Tensor, masks: tf.Tensor, strength: Optional[tf.Tensor] = None
+    ) -> tf.Tensor:
+        """See `AutoEncoder.masked_blend`."""
+        return self.ema.masked_blend(images, style_images, masks, strength)
+
+    def interpolate(self, images: tf.Tensor, first: tf.Tensor, second: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """See `AutoEncoder.interpolate`."""
+        return self.ema.interpolate(images, first, second, weights)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Reconstruction with the averaged weights, `[N, H, W, 3]` -> the same."""
+        return self.decode(*self.encode(images))
+
+    # Training.
+
+    def compile(self) -> None:
+        """Makes and builds both optimizers from the configuration."""
+        settings = self.config.optimizer
+        self.discriminator_optimizer = make_optimizer(settings.discriminator)
+        super().compile(optimizer=make_optimizer(settings.generator), jit_compile=self.config.jit_compile)
+        self.optimizer.build(self.generator_side)
+        self.discriminator_optimizer.build(self.discriminator_side)
+
+    @property
+    def generator_side(self) -> List[tf.Variable]:
+        """What the generator's optimizer owns."""
+        return self.encoder.trainable_variables + self.generator.trainable_variables
+
+    @property
+    def discriminator_side(self) -> List[tf.Variable]:
+        """What the discriminators' optimizer owns."""
+        return self.discriminator.trainable_variables + self.patch_discriminator.trainable_variables
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, batch: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+        """One step of both optimizers; returns the raw terms' means over the global batch, by name.
+
+        Terms of `objective.intervals` are computed on every so-manyth step only and are 0 on the others.
+        """
+        gradients, terms = self.gradients(batch)
+        self.optimizer.apply_gradients(zip(gradients["g"], self.generator_side))
+        self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
+        for average, network in self._averages():
+            for target, source in zip(average.weights, network.weights):
+                target.assign(target + (1.0 - self.average_decay) * (source - target))
+        self.step.assign_add(1)
+        return self._logged(terms)
+
+    def gradients(self, batch: Dict[str, tf.Tensor]) -> Tuple[Dict[str, List[tf.Tensor]], Terms]:
+        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and the terms behind them.
+
+        The discriminators run forward and backward once, for both sides (see `_criticise`); encoder and generator
+        take over at the pictures, so no tape is nested in another.
+        """
+        images = batch["image"]
+        draws = Draws(self.config, self.step, batch["position"])
+        boxes = draws.boxes(sets=3)  # N 3 K 4
+        with tf.GradientTape() as tape:
+            features, codes, plain_content = self._encode(images, draws)
+            reconstruction, swap, noise_swap = self._fakes(codes, plain_content, draws)
+            swap_crops = ops.crop_and_resize(swap, boxes[:, 2], self.config.model.patch_size)  # N K P P 3
+            terms = {"g/l1": losses.l1(reconstruction, images[::2])}
+            terms.update(self._consistency_terms(images, features, codes, swap, noise_swap, draws))
+            fakes = [reconstruction, swap, swap_crops]
+            with tape.stop_recording():
+                discriminator_gradients, pulls, critic_terms = self._criticise(images, fakes, boxes)
+            terms.update(critic_terms)
+            terms = {name: values for name, values in terms.items() if self.objective.wants(name)}
+            adversarial = [tf.reduce_sum(fake * pull) for fake, pull in zip(fakes, pulls)]
+            own = {name: terms[name] for name in terms if name not in critic_terms}
+            objective = self.objective.total(("g",), own) + tf.add_n(adversarial)
+        generator_gradients = gradients_or_zeros(tape, objective, self.generator_side)
+        for name, values in codes._asdict().items():
+            # Constant codes are the trivial answer to code consistency; this tells when they come.
+            terms[f"codes/{name}_variance"] = tf.math.reduce_variance(values, axis=0)
+        return {"g": generator_gradients, "d": discriminator_gradients}, terms
+
+    def test_step(self, batch: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+        """Reconstruction and code consistency of the averaged weights on held-out pictures, by name."""
+        images = batch["image"]
+        codes = self.encode(images)
+        swap = self.decode(codes.content, ops.swap_pairs(codes.style))
+        again = self.encode(swap)
+        terms = {
+            "g/l1": losses.l1(self.decode(*codes), images),
+            "g/code_consistency/content": losses.l1(again.content, codes.content),
+            "g/code_consistency/style": losses.l1(again.style, ops.swap_pairs(codes.style)),
+        }
+        return self._logged(terms)
+
+    def _encode(self, images: tf.Tensor, draws: Draws):
+        """The trunk's features and the codes of all pictures, and the contents that reconstructions are made of.
+
+        With `augment.content_colours` the latter come from copies in other colours: what the content code knew of
+        colours would be of no use, so that they have to come with the style.
+        """
+        strength = self.config.augment.content_colours
+        if not strength:
+            features = self.encoder.trunk(images)
+            codes = self.encoder.heads(features)
+            return features, codes, codes.content[::2]
+        recoloured = ops.mix_colours(images[::2], *draws.colour_maps(strength))
+        every_feature = self.encoder.trunk(tf.concat([images, recoloured], axis=0))
+        contents = self.encoder.content_head(every_feature)
+        count = images.shape[0]
+        features = every_feature[:count]
+        return features, Codes(contents[:count], self.encoder.style_head(features)), contents[count:]
+
+    def _fakes(self, codes: Codes, plain_content: tf.Tensor, draws: Draws):
+        """Reconstructions of every first neighbour and swaps of all, from one pass; and the swaps' noise."""
+        noise_swap = draws.noise(self.generator, NOISE_SWAP)
+        noise_reconstruction = draws.noise(self.generator, NOISE_RECONSTRUCTION, pairs=True)
+        noise = noise_swap and [tf.concat(both, axis=0) for both in zip(noise_reconstruction, noise_swap)]
+        fakes = self.generator(
+            tf.concat([plain_content, codes.content], axis=0),
+            tf.concat([codes.style[::2], ops.swap_pairs(codes.style)], axis=0),
+            noise,
+        )
+        half = codes.content.shape[0] // 2
+        return fakes[:half], fakes[half:], noise_swap
+
+    def _criticise(self, images: tf.Tensor, fakes: List[tf.Tensor], boxes: tf.Tensor):
+        """Both discriminators' terms, the gradients of their own objective, and what pulls at the generated pictures.
+
+        A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
+        generator's as `w_g softplus(-l)`. No example touches another inside a discriminator, so the two gradients
+        with respect to that picture differ by the factor of their derivatives, `-(w_g / w_d) exp(-l)`: one backward
+        pass serves both.
+
+        Args:
+            images: real pictures, `[N, R, R, 3]`.
+            fakes: reconstructions `[N/2, R, R, 3]`, swaps `[N, R, R, 3]`, crops of swaps `[N, K, P, P, 3]`.
+            boxes: `[N, 3, K, 4]`; the first two sets are cut out of the real pictures.
+        Returns:
+            Gradients of `discriminator_side`; the gradient of the generator's adversarial terms with respect to
+            each of `fakes`; the terms by name.
+        """
+        reconstruction, swap, swap_crops = fakes
+        with tf.GradientTape() as tape:
+            tape.watch(fakes)
+            image_terms, image_logits = self._image_terms(images, reconstruction, swap)
+            patch_terms, patch_logits = self._patch_terms(images, swap_crops, boxes)
+            terms = {**image_terms, **patch_terms}
+            wanted = {name: values for name, values in terms.items() if self.objective.wants(name)}
+            objective = self.objective.total(("d", "dp"), wanted)
+        gradients = gradients_or_zeros(tape, objective, [*self.discriminator_side, *fakes])
+        own, pulls = gradients[: -len(fakes)], gradients[-len(fakes) :]
+        pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
+        logits = [*image_logits, patch_logits]
+        return own, [pull * self._turn(*pair, values) for pull, pair, values in zip(pulls, pairs, logits)], terms
+
+    def _turn(self, generator_term: str, discriminator_term: str, logits: tf.Tensor) -> tf.Tensor:
+        """The factor `-(w_g / w_d) exp(-l)` of `_criticise`, with three axes more: `[..., 1, 1, 1]`."""
+        if not self.objective.wants(generator_term):
+            return tf.zeros([1] * (len(logits.shape) + 3))
+        ratio = self.objective.weights[generator_term] / self.objective.weights[discriminator_term]
+        # Below -60 the discriminator's own gradient leaves float32's range, and the product would be 0 * inf.
+        return -ratio * tf.exp(-tf.maximum(logits, -60.0))[..., None, None, None]
+
+    def _image_terms(self, images: tf.Tensor, reconstruction: tf.Tensor, swap: tf.Tensor):
+        logits = self.discriminator(tf.concat([images, reconstruction, swap], axis=0))
+        real, *fake = tf.split(logits, [images.shape[0], reconstruction.shape[0], swap.shape[0]])
+        terms = {
+            "g/gan_rec": losses.judged_real(fake[0]),
+            "g/gan_swap": losses.judged_real(fake[1]),
+            "d/gan_real": losses.judged_real(real),
+            "d/gan_rec": losses.judged_fake(fake[0]),
+            "d/gan_swap": losses.judged_fake(fake[1]),
+            **self._lazily(["d/r1"], lambda: (self._image_r1(images),), images),
+        }
+        return terms, fake
+
+    def _image_r1(self, images: tf.Tensor) -> tf.Tensor:
+        """`gamma/2 |grad D(real)|^2` per example (arXiv 1801.04406)."""
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(self.discriminator(images))
+        return self.config.loss.r1_gamma / 2.0 * losses.gradient_penalty(tape.gradient(total, images))
+
+    def _patch_terms(self, images: tf.Tensor, swap_crops: tf.Tensor, boxes: tf.Tensor):
+        crops = boxes.shape[2]
+        real_boxes = tf.concat([boxes[:, 0], boxes[:, 1]], axis=1)
+        real_crops = ops.crop_and_resize(images, real_boxes, self.config.model.patch_size)  # N 2K P P 3
+        features = self.patch_discriminator.features(tf.concat([real_crops, swap_crops], axis=1))
+        reference, query, fake = tf.split(features, 3, axis=1)
+        logits = self.patch_discriminator.pair(
+            tf.concat([reference, ops.swap_pairs(reference)], axis=0), tf.concat([query, fake], axis=0)
+        )
+        real_logits, fake_logits = tf.split(logits, 2)
+        terms = {
+            "g/patch_gan": losses.judged_real(fake_logits),
+            "dp/real": losses.judged_real(real_logits),
+            "dp/fake": losses.judged_fake(fake_logits),
+            **self._lazily(["dp/r1"], lambda: (self._patch_r1(real_crops[:, :crops], real_crops[:, crops:]),), images),
+        }
+        return terms, fake_logits
+
+    def _patch_r1(self, reference: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        """`gamma/4 (|grad|^2 for the reference crops + the same for the query crops)` per example."""
+        with tf.GradientTape() as tape:
+            tape.watch([reference, query])
+            total = tf.reduce_sum(self.patch_discriminator(reference, query))
+        penalties = [losses.gradient_penalty(g) for g in tape.gradient(total, [reference, query])]
+        return self.config.loss.patch_r1_gamma / 4.0 * (penalties[0] + penalties[1])
+
+    def _consistency_terms(self, images, features, codes, swap, noise_swap, draws) -> Terms:
+        names = [name for name in CONSISTENCY_TERMS if self.objective.wants(name)]
+        fixed = tf.stop_gradient if self.config.loss.stop_gradient_targets else tf.identity
+        swapped_style = ops.swap_pairs(codes.style)
+
+        def compute() -> Tuple[tf.Tensor, ...]:
+            swap_features = self.encoder.trunk(swap)
+            values = {}
+            if self.objective.wants(*CONSISTENCY_TERMS[:2]):
+                again = self.encoder.heads(swap_features)
+                values["g/code_consistency/content"] = losses.l1(again.content, fixed(codes.content))
+                values["g/code_consistency/style"] = losses.l1(again.style, fixed(swapped_style))
+            if self.objective.wants("g/content_alignment"):
+                masks = draws.masks()
+                hybrid = blending.blend(
+                    self.config.blend.strategy,
+                    self.encoder,
+                    self.generator,
+                    codes.content,
+                    tf.stack([codes.style, swapped_style], axis=1),
+                    blending.region_weights(masks[:, None]),
+                    features,
+                    noise_swap,
+                    swap_features,
+                )
+                values["g/content_alignment"] = losses.content_alignment(hybrid, fixed(swap), images, masks)
+            return tuple(values[name] for name in names)
+
+        return self._lazily(names, compute, images)
+
+    def _lazily(self, names: List[str], compute, images: tf.Tensor) -> Terms:
+        """The terms of `compute` on every so-manyth step, zeros on the others; nothing where none has a weight."""
+        names = [name for name in names if self.objective.wants(name)]
+        if not names:
+            return {}
+        zeros = tf.zeros([images.shape[0]])
+        due = self.objective.due(names[0], tf.convert_to_tensor(self.step))
+        values = tf.cond(due, compute, lambda: tuple(zeros for _ in names))
+        return dict(zip(names, values))
+
+    def _logged(self, terms: Terms) -> Dict[str, tf.Tensor]:
+        """Means over the global batch: one small all-reduce for all terms together."""
+        local = tf.stack([tf.reduce_mean(values) for values in terms.values()])
+        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local)
+        return dict(zip(terms, tf.unstack(means)))
+
+
+def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: List) -> List[tf.Tensor]:
+    """Gradients of a scalar; zeros for sources that it does not depend on, such as networks whose terms are removed.
+
+    TensorFlow's `unconnected_gradients="zero"` does not know Keras 3's variables.
+    """
+    gradients = tape.gradient(target, sources)
+    return [tf.zeros(s.shape, s.dtype) if g is None else g for g, s in zip(gradients, sources)]
+
+
+def make_optimizer(settings) -> keras.optimizers.Optimizer:
+    """The registered Keras optimizer of this name, learning rate and arguments."""
+    return keras.optimizers.get(
+        {"class_name": settings.name, "config": {"learning_rate": settings.learning_rate, **settings.args}}
+    )

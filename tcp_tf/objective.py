@@ -1,0 +1,51 @@
+"""Weights, intervals and replica arithmetic: the one place where loss terms become objectives."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, Mapping, Sequence
+
+import tensorflow as tf
+
+from tcp_tf.config import LossConfig
+
+CONSISTENCY_TERMS = ("g/code_consistency/content", "g/code_consistency/style", "g/content_alignment")
+R1_TERMS = ("d/r1", "dp/r1")
+
+
+class Objective:
+    """Turns terms, one value per example and replica, into the scalars that the optimizers descend.
+
+    Gradients are summed over replicas when they are applied, so each replica's mean is divided by the number of
+    replicas. R1 is multiplied by its interval (lazy regularisation, arXiv 1912.04958, appendix B); code consistency
+    and content alignment are not.
+    """
+
+    def __init__(self, loss: LossConfig, replicas: int, batch_size: int):
+        self.weights = {name: weight for name, weight in loss.weights.items() if weight > 0}
+        self.replicas = replicas
+        self.intervals: Dict[str, int] = {}  # steps from one computation to the next
+        self.starts: Dict[str, int] = {}  # step of the first one
+        for name in self.weights:
+            if name in R1_TERMS:
+                self.intervals[name], self.starts[name] = loss.r1_every, 0
+            elif name in CONSISTENCY_TERMS:
+                self.intervals[name] = loss.consistency_every
+                self.starts[name] = math.ceil(1000 * loss.consistency_start_kimg / batch_size)
+
+    def wants(self, *names: str) -> bool:
+        """Whether any of these terms has a weight."""
+        return any(name in self.weights for name in names)
+
+    def due(self, name: str, step: Any) -> Any:
+        """Whether a term is computed on this step, a number or a scalar tensor; all but the lazy terms always are."""
+        return (step % self.intervals.get(name, 1) == 0) & (step >= self.starts.get(name, 0))
+
+    def total(self, groups: Sequence[str], terms: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The objective of the terms whose path begins with one of `groups`: a scalar, this replica's share."""
+        total = tf.constant(0.0)
+        for name, values in terms.items():
+            if name.split("/")[0] in groups:
+                factor = self.intervals[name] if name in R1_TERMS else 1
+                total += self.weights[name] * factor * tf.reduce_mean(values)
+        return total / self.replicas

@@ -1,0 +1,185 @@
+"""Pure tensor maths without variables: normalisation, resampling, modulated convolution, crops, swap of pairs.
+
+Everything is N H W C. Functions take and return tensors only; weights come in already scaled.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple, Union
+
+import numpy as np
+import tensorflow as tf
+
+SQRT2 = 2.0**0.5
+EPSILON = 1e-8
+
+Padding = Tuple[int, int]
+
+
+def normalize(codes: tf.Tensor) -> tf.Tensor:
+    """Scales the last axis to unit L2 norm, `v * rsqrt(sum v^2 + 1e-8)`; the sum is taken in float32.
+
+    Args:
+        codes: `[..., C]`.
+    Returns:
+        `[..., C]` of the same dtype. A zero vector stays zero.
+    """
+    wide = tf.cast(codes, tf.float32)
+    scale = tf.math.rsqrt(tf.reduce_sum(tf.square(wide), axis=-1, keepdims=True) + EPSILON)
+    return tf.cast(wide * scale, codes.dtype)
+
+
+def normalize_mean_square(style: tf.Tensor) -> tf.Tensor:
+    """Scales the last axis to unit mean square, `s * rsqrt(mean s^2 + 1e-8)`: `[..., C]` -> `[..., C]`."""
+    wide = tf.cast(style, tf.float32)
+    scale = tf.math.rsqrt(tf.reduce_mean(tf.square(wide), axis=-1, keepdims=True) + EPSILON)
+    return tf.cast(wide * scale, style.dtype)
+
+
+def pad(images: tf.Tensor, padding: Padding, mode: str = "CONSTANT") -> tf.Tensor:
+    """Pads height and width by (before, after) pixels: `[N, H, W, C]` -> `[N, H + b + a, W + b + a, C]`."""
+    if padding == (0, 0):
+        return images
+    return tf.pad(images, [[0, 0], padding, padding, [0, 0]], mode=mode)
+
+
+def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float = 1.0, stride: int = 1) -> tf.Tensor:
+    """Separable low-pass filter with zero padding, the same for every channel; optionally strided.
+
+    Args:
+        images: `[N, H, W, C]`.
+        taps: one-dimensional filter, e.g. `[1, 3, 3, 1]`; made to sum to one in both directions, then times `gain`.
+        padding: zeros (before, after) on both axes.
+    Returns:
+        `[N, (H + b + a - len(taps)) // stride + 1, ..., C]`.
+    """
+    line = np.asarray(taps, np.float64) / np.sum(taps)
+    kernel = np.tile((np.outer(line, line) * gain)[:, :, None, None], (1, 1, images.shape[-1], 1))
+    return tf.nn.depthwise_conv2d(
+        pad(images, padding), tf.constant(kernel, images.dtype), [1, stride, stride, 1], padding="VALID"
+    )
+
+
+def upsample_bilinear(images: tf.Tensor) -> tf.Tensor:
+    """Twice the height and width, bilinear with half-pixel centres and clamped edges: `[N, 2H, 2W, C]`."""
+    height, width = spatial_shape(images)
+    return resize_bilinear(images, 2 * height, 2 * width)
+
+
+def resize_bilinear(images: tf.Tensor, height: Union[int, tf.Tensor], width: Union[int, tf.Tensor]) -> tf.Tensor:
+    """Bilinear resize with half-pixel centres, without antialiasing: `[N, H, W, C]` -> `[N, height, width, C]`."""
+    return tf.cast(tf.image.resize(images, [height, width], method="bilinear"), images.dtype)
+
+
+def spatial_shape(images: tf.Tensor) -> Tuple[Union[int, tf.Tensor], Union[int, tf.Tensor]]:
+    """Height and width of `[N, H, W, C]`: Python numbers where they are known, scalar tensors elsewhere."""
+    dynamic = tf.shape(images)
+    return tuple(dynamic[axis] if images.shape[axis] is None else images.shape[axis] for axis in (1, 2))
+
+
+def half_size(images: tf.Tensor) -> tf.Tensor:
+    """Averages 2x2 blocks: `[N, H, W, C]` -> `[N, H/2, W/2, C]`."""
+    return tf.nn.avg_pool2d(images, ksize=2, strides=2, padding="VALID")
+
+
+def pyramid(images: tf.Tensor, levels: int) -> list[tf.Tensor]:
+    """Area-averaged copies: level `l` of the returned `levels + 1` is `[N, H / 2^l, W / 2^l, C]`."""
+    result = [images]
+    for _ in range(levels):
+        result.append(half_size(result[-1]))
+    return result
+
+
+def conv_up(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Transposed convolution with stride 2 and a square kernel of k taps, nothing cut off.
+
+    Args:
+        images: `[N, H, W, Cin]`.
+        kernel: `[k, k, Cout, Cin]`.
+    Returns:
+        `[N, 2H + k - 2, 2W + k - 2, Cout]`.
+    """
+    height, width = spatial_shape(images)
+    size = kernel.shape[0]
+    batch = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
+    shape = [batch, 2 * height + size - 2, 2 * width + size - 2, kernel.shape[2]]
+    return tf.nn.conv2d_transpose(images, kernel, shape, strides=2, padding="VALID")
+
+
+def demodulated(kernel: tf.Tensor, output_axis: int) -> tf.Tensor:
+    """Each filter at unit L2 norm, `w * rsqrt(sum w^2 + 1e-8)`, independent of the style: same shape.
+
+    The Swapping Autoencoder's variant of StyleGAN2's demodulation (arXiv 1912.04958, section 2.2): the style is
+    normalised by itself and the kernel by itself, so the layer is an ordinary convolution of a scaled input.
+    """
+    axes = [axis for axis in range(4) if axis != output_axis]
+    wide = tf.cast(kernel, tf.float32)
+    scale = tf.math.rsqrt(tf.reduce_sum(tf.square(wide), axis=axes, keepdims=True) + EPSILON)
+    return tf.cast(wide * scale, kernel.dtype)
+
+
+def swap_pairs(codes: tf.Tensor) -> tf.Tensor:
+    """Exchanges neighbours along the first axis, (0, 1, 2, 3) -> (1, 0, 3, 2): `[N, ...]`, N even, other axes known.
+
+    Neighbours, because they stay on one replica however an even global batch is split, so that one replica and
+    many swap the same pairs.
+    """
+    if codes.shape[0] is not None and codes.shape[0] % 2:
+        raise ValueError(f"batch per replica must be even to swap pairs, got {codes.shape[0]}")
+    batch = tf.shape(codes)[0] if codes.shape[0] is None else codes.shape[0]
+    rest = codes.shape[1:].as_list()
+    return tf.reshape(tf.reverse(tf.reshape(codes, [batch // 2, 2, *rest]), axis=[1]), [batch, *rest])
+
+
+def interpolation_matrix(start: tf.Tensor, extent: tf.Tensor, source: int, target: int) -> tf.Tensor:
+    """Rows of bilinear weights that sample `target` points from `[start, start + extent]` of a line of `source`.
+
+    Args:
+        start, extent: `[K]` in pixels; sample centres are `start + extent * (i + 0.5) / target - 0.5`, clamped to
+            the line's first and last pixel (half-pixel convention). A negative extent mirrors.
+    Returns:
+        `[K, target, source]` float32; each row sums to one.
+    """
+    steps = (tf.range(target, dtype=tf.float32) + 0.5) / target
+    centres = start[:, None] + extent[:, None] * steps[None, :] - 0.5  # K target
+    centres = tf.clip_by_value(centres, 0.0, float(source - 1))
+    distance = tf.abs(centres[:, :, None] - tf.range(source, dtype=tf.float32))  # K target source
+    return tf.maximum(1.0 - distance, 0.0)
+
+
+def crop_and_resize(images: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
+    """Bilinear crops as two small matrix products per image: differentiable, deterministic and XLA-compatible.
+
+    Args:
+        images: `[N, H, W, C]`.
+        boxes: `[N, K, 4]` = (top, left, height, width) as fractions of the image's sides; a negative width with
+            `left` at the right edge mirrors the crop.
+        size: side of the square result in pixels.
+    Returns:
+        `[N, K, size, size, C]`.
+    """
+    height, width = images.shape[1], images.shape[2]
+    batch, crops = -1 if images.shape[0] is None else images.shape[0], boxes.shape[1]
+    flat = tf.reshape(tf.cast(boxes, tf.float32), [-1, 4])
+    rows = interpolation_matrix(flat[:, 0] * height, flat[:, 2] * height, height, size)
+    columns = interpolation_matrix(flat[:, 1] * width, flat[:, 3] * width, width, size)
+    rows = tf.cast(tf.reshape(rows, [batch, crops * size, height]), images.dtype)  # N K*s H
+    columns = tf.cast(tf.reshape(columns, [batch, crops, size, width]), images.dtype)  # N K s W
+    channels = images.shape[3]
+    lines = tf.matmul(rows, tf.reshape(images, [batch, height, width * channels]))  # N K*s W*C
+    lines = tf.reshape(lines, [batch, crops, size, width, channels])
+    return tf.einsum("nktw,nkswc->nkstc", columns, lines)  # N K s s C
+
+
+def mix_colours(images: tf.Tensor, matrices: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """An affine map of each picture's colours, clipped to [-1, 1].
+
+    Args:
+        images: `[N, H, W, 3]`.
+        matrices: `[N, 3, 3]`; a pixel's colour is a row times its picture's matrix.
+        offsets: `[N, 3]`.
+    Returns:
+        `[N, H, W, 3]`.
+    """
+    mixed = tf.einsum("nhwc,ncd->nhwd", images, matrices) + offsets[:, None, None, :]
+    return tf.clip_by_value(mixed, -1.0, 1.0)

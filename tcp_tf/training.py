@@ -1,0 +1,182 @@
+"""One training from configuration to finished run directory: what `train.py` and the studies call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tcp_tf import callbacks, data, run_dir, sources
+from tcp_tf import config as configuration
+from tcp_tf.config import Config
+from tcp_tf.model import TCP
+
+GRID_PICTURES = 12
+# Beside `model.*`, what decides which variables there are and their shapes: cannot change within a run.
+FIXED_KEYS = ("data.resolution", "optimizer.generator.name", "optimizer.discriminator.name")
+
+
+def devices(config: Config) -> list[str]:
+    """The devices that `replicas` names: `auto` is every visible GPU, else the CPU.
+
+    Raises:
+        ValueError: a device that does not exist, or more than there are.
+    """
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    names = [device.name for device in found]
+    if config.replicas == "auto":
+        return names if "GPU" in names[0] else names[:1]
+    if isinstance(config.replicas, int):
+        if config.replicas > len(names):
+            raise ValueError(f"replicas: {config.replicas} asked for, {len(names)} found: {', '.join(names)}")
+        return names[: config.replicas]
+    known = [device.name for device in tf.config.list_logical_devices()]
+    short = {name.replace("/device:", ""): name for name in known}
+    wanted = [short.get(name.replace("/device:", ""), name) for name in config.replicas]
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise ValueError(f"replicas: no device {missing[0]!r}; found: {', '.join(known)}")
+    return wanted
+
+
+def prepare(config: Config) -> tf.distribute.Strategy:
+    """Sets seeds, precision and determinism of the process and returns the strategy."""
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(config.seed)
+    keras.mixed_precision.set_global_policy(config.mixed_precision)
+    return tf.distribute.MirroredStrategy(devices(config))
+
+
+def check_resumption(directory: Path, config: Config, log: Callable[[str], None] = print) -> None:
+    """Compares the configuration with the one that a run directory was begun with, and says in one line what is new.
+
+    Raises:
+        ValueError: what a checkpoint there holds has other shapes than this configuration asks for.
+    """
+    if run_dir.latest_checkpoint(directory) is None:
+        return
+    before, now = (dict(configuration.flat(each)) for each in (run_dir.read_config(directory), config))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    changes = {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in keys}
+    fixed = [change for key, change in changes.items() if key.startswith("model.") or key in FIXED_KEYS]
+    if fixed:
+        raise ValueError(
+            f"{directory}: has checkpoints of other networks or optimizers ({', '.join(fixed)}); "
+            f"choose another run directory or the old values"
+        )
+    if changes:
+        log(f"{directory}: goes on with {', '.join(changes.values())}")
+
+
+def train(config: Config, directory: Path, log: Callable[[str], None] = print) -> TCP:
+    """Trains from the newest checkpoint of `directory`, or from scratch, to the configured kimg.
+
+    Raises:
+        callbacks.Interrupted: a signal arrived; everything up to the last finished step is saved.
+        callbacks.NonFiniteLoss: a loss is not finite.
+        ValueError: the data, the devices or the run directory cannot be used.
+    """
+    check_resumption(directory, config, log)
+    strategy = prepare(config)
+    source = sources.open_source(config.data, "train")
+    held_out = sources.open_source(config.data, "validation")
+    pictures = data.evaluation_images(held_out, GRID_PICTURES, config)
+    with strategy.scope():
+        model = TCP(config)
+        model.compile()
+    run_dir.write_config(directory, config)
+    checkpoint = tf.train.Checkpoint(model=model)
+    manager = run_dir.manager(directory, checkpoint, config.train.keep_checkpoints)
+    if manager.latest_checkpoint:
+        try:
+            checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{manager.latest_checkpoint}: does not fit this configuration: {reason}") from error
+        log(f"resumed from {manager.latest_checkpoint}")
+    start = int(model.step.numpy())
+    total = max(1, round(config.train.kimg * 1000 / config.data.batch_size))
+    if start >= total:
+        log(f"{directory}: already trained to {total * config.data.batch_size / 1000:g} kimg")
+        return model
+    fit(model, source, directory, manager, pictures, start, total)
+    return model
+
+
+def fit(
+    model: TCP,
+    source: Any,
+    directory: Path,
+    manager: tf.train.CheckpointManager,
+    pictures: Any,
+    start: int,
+    total: int,
+) -> None:
+    """Steps `start` to `total`, with everything that is written on the way."""
+    config, batch = model.config, model.config.data.batch_size
+    metrics = callbacks.Metrics(directory, config.train.tick_kimg, batch, start, total)
+    grids = callbacks.Grids(directory, config.train.grid_kimg, batch, start, pictures)
+    checkpoints = callbacks.Checkpoints(manager, config.train.checkpoint_kimg, batch, start)
+    stop = callbacks.StopOnSignal()
+    dataset = data.training_dataset(config, source, start)
+    try:
+        model.fit(
+            dataset,
+            epochs=1,
+            steps_per_epoch=total - start,
+            verbose=0,
+            callbacks=[metrics, checkpoints, grids, stop],
+        )
+        checkpoints.save()
+        grids.draw()
+    except callbacks.Interrupted:
+        checkpoints.save()
+        raise
+    finally:
+        metrics.close()
+        stop.restore()
+
+
+def summary(config: Config) -> str:
+    """Parameter counts and a memory estimate for a training step, without any data.
+
+    The estimate counts weights, gradients, two optimizer moments and averages exactly; activations by the pictures'
+    share of the widest maps, which is rough (within a factor of two where it was compared).
+    """
+    prepare(config)
+    model = TCP(config)
+    lines, total = ["parameters"], 0
+    for name in ("encoder", "generator", "discriminator", "patch_discriminator"):
+        count = sum(int(np.prod(v.shape)) for v in getattr(model, name).trainable_variables)
+        total += count
+        lines.append(f"  {name:20} {count:>12,}")
+    averaged = sum(int(np.prod(v.shape)) for v in model.encoder_ema.weights + model.generator_ema.weights)
+    states = 4 * (4 * total + averaged)
+    activations = activation_bytes(config, model)
+    lines.append(f"memory of one replica, all {config.data.batch_size} pictures on it (estimate)")
+    lines.append(f"  {'weights, optimizers':20} {states / 2**20:>9,.0f} MiB")
+    lines.append(f"  {'activations':20} {activations / 2**20:>9,.0f} MiB")
+    return "\n".join(lines)
+
+
+def activation_bytes(config: Config, model: TCP) -> int:
+    """Rough bytes of the feature maps kept for one backward pass of all networks.
+
+    Each residual block keeps about 8 maps of its input's size (pads, blurs, activations before and after), for the
+    encoder on N pictures, the generator on 1.5 N, the discriminator on 2.5 N and the patch discriminator on 3 N K crops.
+    """
+    batch, side = config.data.batch_size, config.data.resolution
+    maps = 0.0
+    encoder_widths = model.encoder.widths[: config.model.downsamples + 1]
+    maps += batch * sum(width * (side / 2**i) ** 2 for i, width in enumerate(encoder_widths))
+    generator_widths = model.generator.widths[::-1]
+    maps += 1.5 * batch * sum(width * (side / 2**i) ** 2 for i, width in enumerate(generator_widths))
+    maps += 2.5 * batch * sum(width * (side / 2**i) ** 2 for i, width in enumerate(model.discriminator.widths))
+    patch = config.model.patch_size
+    crops = 3 * batch * config.patches.crops
+    maps += crops * sum(width * (patch / 2**i) ** 2 for i, width in enumerate(model.patch_discriminator.widths))
+    return int(8 * maps * (4 if config.mixed_precision == "float32" else 2))

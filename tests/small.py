@@ -1,0 +1,46 @@
+"""The smallest models that have every part of the method, and what several tests do with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tcp_tf import config as configuration
+from tcp_tf.config import Config
+
+TINY = Path(__file__).resolve().parents[1] / "configs" / "tiny.yaml"
+# 16 px, one halving: the least that the style head and the discriminators can work on.
+SETTINGS = ("data.resolution=16", "model.downsamples=1")
+
+
+def small_config(*overrides: str) -> Config:
+    """configs/tiny.yaml at 16 px, with overrides such as "loss.g.l1=0"."""
+    return configuration.load(TINY, [*SETTINGS, *overrides])
+
+
+def small_batch(config: Config, seed: int = 0) -> dict[str, tf.Tensor]:
+    """A batch of noise as training sees it."""
+    size, side = config.data.batch_size, config.data.resolution
+    images = tf.random.stateless_uniform([size, side, side, 3], [seed, 1], -1.0, 1.0)
+    return {"image": images, "position": tf.range(size)}
+
+
+def enliven(*networks: Any) -> None:
+    """Draws every weight from a fixed seed, and biases and noise strengths too, whose start at zero hides mistakes."""
+    for network in networks:
+        for number, variable in enumerate(network.weights):
+            drawn = tf.random.stateless_normal(variable.shape, [number, 7])
+            if variable.name == "kernel":
+                variable.assign(drawn)
+            else:
+                variable.assign_add(0.3 * drawn)
+
+
+def relative_difference(ours: Any, expected: Any) -> float:
+    """Norm of the difference over norm, of two arrays or two lists of arrays."""
+    lists = [values if isinstance(values, (list, tuple)) else [values] for values in (ours, expected)]
+    flat = [np.concatenate([np.ravel(np.asarray(value, np.float64)) for value in values]) for values in lists]
+    return float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[1]))

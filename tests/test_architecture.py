@@ -1,0 +1,174 @@
+"""Who may know whom: the imports of every file, read with `ast`, against the table of rooms.
+
+The table is the diagram of the project. A room is a module of `tcp_tf` or one of its packages, `export`, or the
+command line `train`. An import that the table lacks fails here; move the wall on purpose or not at all.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NETWORKS = {"encoder", "generator", "discriminators"}
+MAY_IMPORT: dict[str, set[str]] = {
+    # every knob; the only room that reads YAML
+    "config": set(),
+    # networks, from tensor arithmetic upwards; they take scalars, not configurations
+    "ops": set(),
+    "layers": {"ops"},
+    "encoder": {"ops", "layers"},
+    "generator": {"ops", "layers"},
+    "discriminators": {"ops", "layers"},
+    "masks": {"ops"},
+    "blending": {"ops", "layers", "encoder", "generator"},
+    # an encoder and a generator at work: all that is left of the model when it is trained
+    "autoencoder": {"config", "ops", "blending", "encoder", "generator"},
+    # training's arithmetic: values per example, then weights and replicas, then random draws
+    "losses": {"ops"},
+    "objective": {"config", "losses"},
+    "draws": {"config", "masks", "generator"},
+    "model": {"config", "ops", "autoencoder", "blending", "losses", "objective", "draws"} | NETWORKS,
+    # bytes to images
+    "images": set(),
+    "folder": {"images"},
+    "datasets": set(),
+    "sources": {"config", "datasets", "folder", "images"},
+    "data": {"config", "images", "sources"},
+    # judging
+    "metrics": {"ops"},
+    "evaluate": {"config", "autoencoder", "data", "datasets", "images", "metrics", "model", "sources"},
+    # the host's side of training
+    "callbacks": {"config", "autoencoder", "blending", "data", "images", "masks", "model", "ops"},
+    # the official checkpoints
+    "torch_file": set(),
+    "official_names": {"layers"} | NETWORKS,
+    "official_sizes": {"config", "official_names"},
+    "convert_official": {"config", "autoencoder", "model", "official_names", "official_sizes", "torch_file"},
+    # what a person does with a trained model
+    "editor": {"config", "autoencoder", "blending", "images", "masks", "ops"},
+    "cli": {"config", "editor", "images"},
+    "app": {"config", "editor", "images"},
+    # outside the package
+    "export": {"config", "autoencoder", "blending", "editor", "images", "ops"},
+    "train": {"config", "callbacks", "data", "evaluate", "model"},
+}
+
+# Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.
+MUST_NOT_IMPORT: dict[str, set[str]] = {
+    "config": {"tensorflow", "keras", "numpy"},
+    "images": {"tensorflow", "keras"},
+    "folder": {"tensorflow", "keras"},
+    "torch_file": {"tensorflow", "keras", "torch"},
+    **{room: {"keras"} for room in ("ops", "masks", "losses", "objective", "draws", "blending", "data", "sources")},
+}
+
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "grpc": "grpcio",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "tensorflow_serving": "tensorflow-serving-api",
+    "yaml": "pyyaml",
+}
+
+
+def room_of(file: Path) -> str:
+    """`tcp_tf/ops.py` -> ops, `tcp_tf/datasets/scenes.py` -> datasets, `export/server.py` -> export."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "tcp_tf" else parts[0]
+
+
+def source_files() -> list[Path]:
+    files = [file for folder in ("tcp_tf", "export") for file in sorted((ROOT / folder).rglob("*.py"))]
+    return [*files, *(file for file in [ROOT / "train.py"] if file.exists())]
+
+
+def imported_modules(source: str, package: str) -> Iterator[str]:
+    """Dotted names of all modules that a file imports, wherever the import stands; `package` resolves relative ones."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            # `from tcp_tf import ops` names the room only after the import
+            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "tcp_tf" else [module]
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    package = ".".join(file.relative_to(ROOT).parent.parts)
+    return imported_modules(file.read_text(encoding="utf-8"), package)
+
+
+def rooms_imported(file: Path) -> set[str]:
+    rooms = set()
+    for module in imports_of(file):
+        parts = module.split(".")
+        if parts[0] == "tcp_tf" and len(parts) > 1 and not parts[1].startswith("__"):
+            rooms.add(parts[1])
+        elif parts[0] in ("export", "train"):
+            rooms.add(parts[0])
+    return rooms - {room_of(file)}
+
+
+@pytest.mark.parametrize("file", source_files(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_are_in_the_table(file: Path) -> None:
+    room = room_of(file)
+    if room == "__init__":
+        assert rooms_imported(file) == set(), "importing tcp_tf alone must stay light"
+        return
+    assert room in MAY_IMPORT, f"{file.relative_to(ROOT)} has no room: say in MAY_IMPORT what it may know"
+    assert rooms_imported(file) <= MAY_IMPORT[room], f"{room} must not know {rooms_imported(file) - MAY_IMPORT[room]}"
+    libraries = {module.split(".")[0] for module in imports_of(file)}
+    assert not libraries & MUST_NOT_IMPORT.get(room, set())
+
+
+def test_the_table_points_one_way() -> None:
+    left = {room: set(known) for room, known in MAY_IMPORT.items()}
+    while left:
+        free = [room for room, known in left.items() if not known & set(left)]
+        assert free, f"rooms that know each other in a circle: {sorted(left)}"
+        for room in free:
+            del left[room]
+
+
+def test_the_table_names_only_rooms() -> None:
+    known = set().union(*MAY_IMPORT.values()) | set(MUST_NOT_IMPORT)
+    assert known <= set(MAY_IMPORT)
+
+
+def test_training_is_out_of_reach_of_what_is_served() -> None:
+    reached, new = set(), {"export", "editor", "autoencoder"}
+    while new:
+        reached |= new
+        new = set().union(*(MAY_IMPORT[room] for room in new)) - reached
+    assert not reached & {"losses", "objective", "draws", "model", "callbacks", "discriminators", "data", "train"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="the list of standard modules came with Python 3.10")
+def test_every_library_is_in_the_requirements() -> None:
+    names = re.findall(r'^\s*"?([A-Za-z][\w.-]*)(?=[<>=~!])', (ROOT / "requirements.txt").read_text(), re.M)
+    extras = re.search(r"\[project\.optional-dependencies\]\n(.*?)\n\[", (ROOT / "pyproject.toml").read_text(), re.S)
+    assert extras is not None
+    names += re.findall(r'^\s*"([A-Za-z][\w.-]*)(?=[<>=~!])', extras[1], re.M)
+    declared = {name.lower() for name in names}
+    for file in source_files():
+        for module in imports_of(file):
+            top = module.split(".")[0]
+            if top not in sys.stdlib_module_names and top not in ("tcp_tf", "export", "train"):
+                assert DISTRIBUTION.get(top, top).lower() in declared, f"{file.relative_to(ROOT)} imports {top}"
+
+
+def test_the_reader_of_imports_sees_every_form() -> None:
+    source = "import tcp_tf.ops as o\nfrom tcp_tf import masks, losses\ndef f():\n    from .layers import Conv\n"
+    source += "from tcp_tf.datasets.scenes import Scenes\nfrom . import config\nimport tensorflow.experimental\n"
+    assert set(imported_modules(source, "tcp_tf")) == {
+        *("tcp_tf.ops", "tcp_tf.masks", "tcp_tf.losses", "tcp_tf.layers", "tcp_tf.datasets.scenes", "tcp_tf.config"),
+        "tensorflow.experimental",
+    }

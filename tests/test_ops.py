@@ -1,0 +1,127 @@
+"""Tensor maths, against numbers worked out by hand or by NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tcp_tf import ops
+
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def test_normalize() -> None:
+    np.testing.assert_allclose(ops.normalize(tf.constant([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]], atol=1e-6)
+    np.testing.assert_allclose(ops.normalize_mean_square(tf.constant([[1.0, 7.0]])), [[0.2, 1.4]], atol=1e-6)
+    large = tf.constant([[300.0, 400.0]], tf.float16)  # its squares are beyond float16
+    assert ops.normalize(large).dtype == tf.float16
+    np.testing.assert_allclose(ops.normalize(large), [[0.6, 0.8]], atol=1e-3)
+
+
+def test_blur_keeps_the_mean_and_has_its_taps() -> None:
+    impulse = np.zeros((1, 7, 7, 2), np.float32)
+    impulse[0, 3, 3] = [1, 2]
+    answer = ops.blur(tf.constant(impulse), [1, 3, 3, 1], (2, 1), gain=4.0).numpy()
+    line = np.array([1, 3, 3, 1]) / 8
+    assert answer.shape == (1, 7, 7, 2)
+    np.testing.assert_allclose(answer[0, 2:6, 2:6, 0], 4 * np.outer(line, line), atol=1e-6)
+    np.testing.assert_allclose(answer[0, ..., 1], 2 * answer[0, ..., 0], atol=1e-6)
+    images = draw(1, 8, 8, 3)
+    whole, strided = (ops.blur(tf.constant(images), [1, 2, 1], (1, 0), stride=stride) for stride in (1, 2))
+    np.testing.assert_allclose(strided, whole[:, ::2, ::2], atol=1e-6)
+
+
+def test_upsample_bilinear_has_half_pixel_centres() -> None:
+    line = tf.constant([[[[0.0], [4.0]]]])  # 1 1 2 1
+    np.testing.assert_allclose(ops.upsample_bilinear(line)[0, :, :, 0], [[0, 1, 3, 4]] * 2, atol=1e-6)
+
+
+def test_pyramid_averages_areas() -> None:
+    images = draw(2, 8, 4, 3)
+    levels = ops.pyramid(tf.constant(images), 2)
+    assert [tuple(level.shape) for level in levels] == [(2, 8, 4, 3), (2, 4, 2, 3), (2, 2, 1, 3)]
+    np.testing.assert_allclose(levels[2][:, 0, 0], images[:, :4].mean((1, 2)), atol=1e-6)
+
+
+def test_conv_up_is_the_gradient_of_a_strided_convolution() -> None:
+    images, kernel = draw(1, 3, 5, 2), draw(3, 3, 4, 2)
+    answer = ops.conv_up(tf.constant(images), tf.constant(kernel)).numpy()
+    expected = np.zeros((1, 7, 11, 4), np.float32)
+    for y in range(3):
+        for x in range(5):
+            expected[0, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3] += kernel @ images[0, y, x]
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+def test_demodulated_filters_have_unit_norm() -> None:
+    kernel = tf.constant(5 * draw(3, 3, 4, 6))
+    for axis in (2, 3):
+        filters = np.moveaxis(ops.demodulated(kernel, axis).numpy(), axis, 0)
+        np.testing.assert_allclose(np.linalg.norm(filters.reshape(len(filters), -1), axis=1), 1, atol=1e-5)
+
+
+def test_a_modulated_convolution_is_the_grouped_one_of_the_official_code() -> None:
+    """Scaling the input equals scaling the weight of every example."""
+    images, factors, kernel = draw(2, 5, 5, 3), draw(2, 3), draw(3, 3, 3, 4)
+    ours = tf.nn.conv2d(images * factors[:, None, None], kernel, 1, "SAME")
+    for i in range(2):
+        own = tf.nn.conv2d(images[i : i + 1], kernel * factors[i, :, None], 1, "SAME")
+        np.testing.assert_allclose(ours[i : i + 1], own, atol=1e-4)
+
+
+def test_swap_pairs() -> None:
+    codes = tf.reshape(tf.range(12), [6, 2])
+    np.testing.assert_array_equal(ops.swap_pairs(codes)[:, 0], [2, 0, 6, 4, 10, 8])
+    np.testing.assert_array_equal(ops.swap_pairs(ops.swap_pairs(codes)), codes)
+    halves = [ops.swap_pairs(half) for half in tf.split(codes, [4, 2])]
+    np.testing.assert_array_equal(tf.concat(halves, axis=0), ops.swap_pairs(codes))  # however a batch is split
+    unknown = tf.function(ops.swap_pairs, input_signature=[tf.TensorSpec([None, 2], tf.int32)])
+    np.testing.assert_array_equal(unknown(codes), ops.swap_pairs(codes))
+    with pytest.raises(ValueError, match="must be even to swap pairs, got 3"):
+        ops.swap_pairs(codes[:3])
+
+
+def boxes(*values: float) -> tf.Tensor:
+    return tf.constant(values, tf.float32)[None, None]
+
+
+def test_crops() -> None:
+    images = draw(1, 8, 8, 3)
+    np.testing.assert_allclose(ops.crop_and_resize(images, boxes(0, 0, 1, 1), 8)[0, 0], images[0], atol=1e-5)
+    cut = ops.crop_and_resize(images, boxes(0.25, 0.5, 0.5, 0.5), 4)[0, 0]
+    np.testing.assert_allclose(cut, images[0, 2:6, 4:8], atol=1e-5)
+    mirrored = ops.crop_and_resize(images, boxes(0.25, 1.0, 0.5, -0.5), 4)[0, 0]
+    np.testing.assert_allclose(mirrored, images[0, 2:6, 4:8][:, ::-1], atol=1e-5)
+
+
+def test_crops_agree_with_tensorflow_and_belong_to_their_own_picture() -> None:
+    images = draw(2, 16, 16, 3)
+    # Inside the picture by more than half a pixel: at the border conventions differ.
+    corners = np.array([[[0.1, 0.2, 0.5, 0.6], [0.3, 0.25, 0.4, 0.3]], [[0.2, 0.1, 0.7, 0.5], [0.5, 0.4, 0.3, 0.4]]])
+    ours = ops.crop_and_resize(tf.constant(images), tf.constant(corners, tf.float32), 5).numpy()
+    assert ours.shape == (2, 2, 5, 5, 3)
+    top_left, size = 16 * corners[..., :2], 16 * corners[..., 2:]
+    first, last = top_left + size * 0.5 / 5 - 0.5, top_left + size * 4.5 / 5 - 0.5  # centres of the outer samples
+    theirs = tf.image.crop_and_resize(
+        images, np.concatenate([first, last], -1).reshape(4, 4) / 15, [0, 0, 1, 1], [5, 5]
+    ).numpy()
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-4)
+
+
+def test_mix_colours() -> None:
+    images = tf.constant([[[[0.5, -0.25, 0.75]]], [[[0.5, -0.25, 0.75]]]])
+    exchange = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -2.0]]  # red and green change places, blue is inverted
+    mixed = ops.mix_colours(images, tf.stack([exchange, tf.eye(3)]), tf.constant([[0.1, 0.0, 0.0], [0.0, 0.0, 0.5]]))
+    np.testing.assert_allclose(mixed[:, 0, 0], [[-0.15, 0.5, -1.0], [0.5, -0.25, 1.0]], atol=1e-6)
+
+
+def test_interpolation_rows_sum_to_one() -> None:
+    rows = ops.interpolation_matrix(tf.constant([-3.0, 2.5, 7.0]), tf.constant([4.0, 3.3, -7.0]), 8, 6)
+    assert rows.shape == (3, 6, 8)
+    np.testing.assert_allclose(tf.reduce_sum(rows, -1), np.ones((3, 6)), atol=1e-6)
+    assert np.min(rows) >= 0

@@ -13,7 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tcp_tf import allocator, config as configuration
+from tcp_tf import allocator
+from tcp_tf import config as configuration
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

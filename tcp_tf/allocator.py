@@ -25,4 +25,5 @@ def tune() -> None:
     """
     if not sys.platform.startswith("linux") or any(name in os.environ for name in SETTINGS):
         return
-    os.execve(sys.executable, sys.orig_argv if hasattr(sys, "orig_argv") else [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
+    command = [sys.executable, *sys.orig_argv[1:]]  # with the interpreter's own options, as in `python -m ...`
+    os.execve(sys.executable, command, {**os.environ, **SETTINGS})

@@ -5,7 +5,7 @@ Pictures are float32 N H W C in [-1, 1]; height and width are multiples of the s
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Optional
 
 import tensorflow as tf
 
@@ -129,9 +129,7 @@ class AutoEncoder:
             self.fixed_noise(content),
         )
 
-    def interpolate(
-        self, images: tf.Tensor, first: tf.Tensor, second: tf.Tensor, weights: tf.Tensor
-    ) -> tf.Tensor:
+    def interpolate(self, images: tf.Tensor, first: tf.Tensor, second: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """The look of `images [N, H, W, 3]` on the way from one style image to another.
 
         Args:
@@ -143,7 +141,7 @@ class AutoEncoder:
         style = mix_styles(self.encode(first).style, self.encode(second).style, weights)
         return self.decode(self.encode(images).content, style)
 
-    def fixed_noise(self, content: tf.Tensor) -> Optional[List[tf.Tensor]]:
+    def fixed_noise(self, content: tf.Tensor) -> Optional[list[tf.Tensor]]:
         """The noise of inference for content maps `[N, h, w, Cc]`: maps of batch 1, or None for a noiseless model."""
         if not self.noise:
             return None

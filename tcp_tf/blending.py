@@ -1,4 +1,4 @@
-"""How masks mix several styles in one picture, at feature level: three strategies, one implementation for training and use.
+"""How masks mix several styles in one picture, at feature level: one implementation for training and use.
 
 Where TCP mixes is not stated in any source that we know; the three candidates are inferred (docs/method.md).
 
@@ -10,7 +10,8 @@ Where TCP mixes is not stated in any source that we know; the three candidates a
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 import tensorflow as tf
 

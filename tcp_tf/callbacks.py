@@ -8,8 +8,9 @@ import os
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Optional
 
 import keras
 import numpy as np
@@ -67,10 +68,10 @@ class Metrics(Clock):
     def __init__(self, run_dir: Path, every_kimg: float, batch_size: int, start_step: int, total_steps: int):
         super().__init__(every_kimg, batch_size, start_step)
         self.run_dir, self.total_steps = run_dir, total_steps
-        self.values: Dict[str, List[float]] = defaultdict(list)
+        self.values: dict[str, list[float]] = defaultdict(list)
         self.tick_time, self.tick_step = time.monotonic(), start_step
         self.writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
-        self.bar: Optional[tqdm] = None
+        self.bar: Any = None
 
     def on_train_begin(self, logs=None) -> None:
         drop_lines_after(self.run_dir / "metrics.jsonl", self.step)
@@ -190,14 +191,14 @@ def edit_grid(model: TCP, pictures: np.ndarray, examples: int = 6) -> np.ndarray
     return tile([[images[i], style_images[i], shown[i], hybrids[i], swaps[i]] for i in range(examples)])
 
 
-def halves(pictures: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def halves(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Equally many pictures for contents and for styles; a single one is both."""
     half = len(pictures) // 2
     return (pictures[:half], pictures[half : 2 * half]) if half else (pictures, pictures)
 
 
 def example_masks(count: int, side: int) -> np.ndarray:
-    """Simple masks that a person might paint, in turn: right half, disc, upper half, left half: `[N, side, side, 1]`."""
+    """Masks that a person might paint, in turn: right half, disc, upper half, left half: `[N, side, side, 1]`."""
     y, x = np.meshgrid((np.arange(side) + 0.5) / side, (np.arange(side) + 0.5) / side, indexing="ij")
     kinds = [x > 0.5, (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.1, y < 0.5, x < 0.5]
     return np.stack([kinds[i % len(kinds)] for i in range(count)]).astype(np.float32)[..., None]
@@ -242,7 +243,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.received: Optional[str] = None
-        self.previous: Dict[int, Callable] = {}
+        self.previous: dict[int, Callable] = {}
 
     def on_train_begin(self, logs=None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -24,9 +24,7 @@ class CriticBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.down = down
         self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), name="conv1")
-        self.conv2 = Conv(
-            inputs, outputs, 3, stride=2 if down else 1, padding=(0, 0) if down else (1, 1), name="conv2"
-        )
+        self.conv2 = Conv(inputs, outputs, 3, stride=2 if down else 1, padding=(0, 0) if down else (1, 1), name="conv2")
         self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, name="skip")
         self.built = True
 

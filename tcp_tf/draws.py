@@ -6,7 +6,7 @@ a run that was killed and resumed, see the same crops, masks and noise.
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import tensorflow as tf
 
@@ -61,7 +61,7 @@ class Draws:
             complement_probability=blend.complement_probability,
         )
 
-    def colour_maps(self, strength: float) -> Tuple[tf.Tensor, tf.Tensor]:
+    def colour_maps(self, strength: float) -> tuple[tf.Tensor, tf.Tensor]:
         """Random affine maps of colours, for the first of each pair of neighbours.
 
         Each is a blend of the identity with a Gaussian matrix that keeps the variance of independent channels (it
@@ -77,7 +77,7 @@ class Draws:
         matrices = (1.0 - share) * tf.eye(3) + share * normal[:, :3] * 3**-0.5
         return matrices, share[:, 0] * normal[:, 3] * 0.3
 
-    def noise(self, generator: Generator, purpose: int, pairs: bool = False) -> Optional[List[tf.Tensor]]:
+    def noise(self, generator: Generator, purpose: int, pairs: bool = False) -> Optional[list[tf.Tensor]]:
         """The generator's noise maps for these examples, or for one of each pair of neighbours; None without noise."""
         if not self.config.model.noise:
             return None

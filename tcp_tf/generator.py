@@ -7,7 +7,8 @@ network, no RGB skips, the style modulates every layer. Built as a list of `stag
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Optional
 
 import keras
 import tensorflow as tf
@@ -21,7 +22,7 @@ Noise = Sequence[tf.Tensor]
 class ContentModulation(keras.layers.Layer):
     """`content * scale(style) + shift(style)` on the content's own channels; both maps start without bias."""
 
-    noise_levels: Tuple[int, ...] = ()
+    noise_levels: tuple[int, ...] = ()
 
     def __init__(self, content_dim: int, style_dim: int, *, level: int, **kwargs):
         super().__init__(**kwargs)
@@ -72,7 +73,7 @@ class UpBlock(keras.layers.Layer):
 class ToRGB(keras.layers.Layer):
     """Modulated 1x1 convolution to three channels, not demodulated, plus bias; no tanh: `[N, H, W, 3]`."""
 
-    noise_levels: Tuple[int, ...] = ()
+    noise_levels: tuple[int, ...] = ()
 
     def __init__(self, inputs: int, style_dim: int, **kwargs):
         super().__init__(**kwargs)
@@ -117,7 +118,7 @@ class Generator(keras.Model):
         self.upsamples, self.content_dim, self.style_dim = upsamples, content_dim, style_dim
         widths = generator_widths(channels, max_channels, upsamples, capacity)
         heads = [max(content_dim, round(widths[0] * (i + 1) / head_blocks)) for i in range(head_blocks)]
-        stages: List[keras.layers.Layer] = [
+        stages: list[keras.layers.Layer] = [
             ContentModulation(content_dim, style_dim, level=upsamples, name="content_modulation")
         ]
         inputs = content_dim
@@ -132,7 +133,7 @@ class Generator(keras.Model):
         self.widths = widths
         self.built = True
 
-    def entry(self, content: tf.Tensor, style: Style) -> Tuple[tf.Tensor, Style]:
+    def entry(self, content: tf.Tensor, style: Style) -> tuple[tf.Tensor, Style]:
         """Both codes normalised and in the dtype of the network's arithmetic: what the first stage takes."""
         content = tf.cast(ops.normalize(content), self.compute_dtype)
         if isinstance(style, RegionStyles):
@@ -140,12 +141,12 @@ class Generator(keras.Model):
             return content, RegionStyles(tf.cast(ops.normalize(style.styles), self.compute_dtype), weights)
         return content, tf.cast(ops.normalize(style), self.compute_dtype)
 
-    def split_noise(self, noise: Optional[Noise]) -> List[Noise]:
+    def split_noise(self, noise: Optional[Noise]) -> list[Noise]:
         """The flat list of `draw_noise`, one sequence per stage; `None` gives a noiseless network."""
         flat = iter(noise) if noise is not None else None
         return [[None if flat is None else next(flat) for _ in stage.noise_levels] for stage in self.stages]
 
-    def draw_noise(self, batch: int, height: int, width: int, seed: tf.Tensor) -> List[tf.Tensor]:
+    def draw_noise(self, batch: int, height: int, width: int, seed: tf.Tensor) -> list[tf.Tensor]:
         """Standard normal maps for every noise input, a stateless function of the seed.
 
         Args:

@@ -7,7 +7,8 @@ positively homogeneous, so that no pass over the activations is spent on it.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import NamedTuple, Optional, Union
 
 import keras
 import tensorflow as tf
@@ -66,7 +67,9 @@ class Conv(keras.layers.Layer):
         self.activate = activate
         self.gain = (ops.SQRT2 if activate else 1.0) * (inputs * kernel * kernel) ** -0.5
         self.kernel = self.add_weight(
-            name="kernel", shape=(kernel, kernel, inputs, filters), initializer=keras.initializers.RandomNormal(0.0, 1.0)
+            name="kernel",
+            shape=(kernel, kernel, inputs, filters),
+            initializer=keras.initializers.RandomNormal(0.0, 1.0),
         )
         self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros") if bias else None
         self.built = True
@@ -78,7 +81,7 @@ class Conv(keras.layers.Layer):
 
 
 class Dense(keras.layers.Layer):
-    """Matrix product with equalised learning rate, then bias and leaky ReLU where asked: `[..., inputs]` -> `[..., units]`."""
+    """Matrix product, then bias and leaky ReLU where asked: `[..., inputs]` -> `[..., units]`."""
 
     def __init__(self, inputs: int, units: int, *, activate: bool = False, bias_init: float = 0.0, **kwargs):
         super().__init__(**kwargs)
@@ -87,9 +90,7 @@ class Dense(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel", shape=(inputs, units), initializer=keras.initializers.RandomNormal(0.0, 1.0)
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(units,), initializer=keras.initializers.Constant(bias_init)
-        )
+        self.bias = self.add_weight(name="bias", shape=(units,), initializer=keras.initializers.Constant(bias_init))
         self.built = True
 
     def call(self, codes: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,8 @@ used is not known to us; these four are our own choice (docs/method.md).
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, Sequence
+from collections.abc import Sequence
+from typing import Callable
 
 import tensorflow as tf
 
@@ -33,9 +34,7 @@ def _offsets(shape: tf.Tensor, x: tf.Tensor, y: tf.Tensor):
 def rectangle(shape: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """An upright rectangle around a random centre."""
     stretch = tf.exp((shape[:, 3, None, None] - 0.5) * math.log(3.0))
-    return tf.maximum(
-        tf.abs(x - shape[:, 0, None, None]) * stretch, tf.abs(y - shape[:, 1, None, None]) / stretch
-    )
+    return tf.maximum(tf.abs(x - shape[:, 0, None, None]) * stretch, tf.abs(y - shape[:, 1, None, None]) / stretch)
 
 
 def ellipse(shape: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -64,7 +63,7 @@ def brush(shape: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return distance
 
 
-KINDS: Dict[str, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]] = {
+KINDS: dict[str, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "rectangle": rectangle,
     "ellipse": ellipse,
     "brush": brush,

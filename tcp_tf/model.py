@@ -14,7 +14,7 @@ Both optimizers then step on gradients taken at the same weights. Why pairs of n
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import keras
 import tensorflow as tf
@@ -27,7 +27,7 @@ from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
 from tcp_tf.objective import CONSISTENCY_TERMS, Objective
 
-Terms = Dict[str, tf.Tensor]  # name -> one value per example
+Terms = dict[str, tf.Tensor]  # name -> one value per example
 
 
 def build_discriminator(config: Config) -> Discriminator:
@@ -136,17 +136,17 @@ class TCP(keras.Model):
         self.discriminator_optimizer.build(self.discriminator_side)
 
     @property
-    def generator_side(self) -> List[tf.Variable]:
+    def generator_side(self) -> list[tf.Variable]:
         """What the generator's optimizer owns."""
         return self.encoder.trainable_variables + self.generator.trainable_variables
 
     @property
-    def discriminator_side(self) -> List[tf.Variable]:
+    def discriminator_side(self) -> list[tf.Variable]:
         """What the discriminators' optimizer owns."""
         return self.discriminator.trainable_variables + self.patch_discriminator.trainable_variables
 
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, batch: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of both optimizers; returns the raw terms' means over the global batch, by name.
 
         Terms of `objective.intervals` are computed on every so-manyth step only and are 0 on the others.
@@ -160,8 +160,8 @@ class TCP(keras.Model):
         self.step.assign_add(1)
         return self._logged(terms)
 
-    def gradients(self, batch: Dict[str, tf.Tensor]) -> Tuple[Dict[str, List[tf.Tensor]], Terms]:
-        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and the terms behind them.
+    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
+        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms.
 
         The discriminators run forward and backward once, for both sides (see `_criticise`); encoder and generator
         take over at the pictures, so no tape is nested in another.
@@ -189,7 +189,7 @@ class TCP(keras.Model):
             terms[f"codes/{name}_variance"] = tf.math.reduce_variance(values, axis=0)
         return {"g": generator_gradients, "d": discriminator_gradients}, terms
 
-    def test_step(self, batch: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Reconstruction and code consistency of the averaged weights on held-out pictures, by name."""
         images = batch["image"]
         codes = self.encode(images)
@@ -224,7 +224,9 @@ class TCP(keras.Model):
         """Reconstructions of every first neighbour and swaps of all, from one pass; and the swaps' noise."""
         noise_swap = draws.noise(self.generator, NOISE_SWAP)
         noise_reconstruction = draws.noise(self.generator, NOISE_RECONSTRUCTION, pairs=True)
-        noise = noise_swap and [tf.concat(both, axis=0) for both in zip(noise_reconstruction, noise_swap)]
+        noise = None
+        if noise_reconstruction is not None and noise_swap is not None:
+            noise = [tf.concat(both, axis=0) for both in zip(noise_reconstruction, noise_swap)]
         fakes = self.generator(
             tf.concat([plain_content, codes.content], axis=0),
             tf.concat([codes.style[::2], ops.swap_pairs(codes.style)], axis=0),
@@ -233,7 +235,7 @@ class TCP(keras.Model):
         half = codes.content.shape[0] // 2
         return fakes[:half], fakes[half:], noise_swap
 
-    def _criticise(self, images: tf.Tensor, fakes: List[tf.Tensor], boxes: tf.Tensor):
+    def _criticise(self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor):
         """Both discriminators' terms, the gradients of their own objective, and what pulls at the generated pictures.
 
         A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
@@ -322,7 +324,7 @@ class TCP(keras.Model):
         fixed = tf.stop_gradient if self.config.loss.stop_gradient_targets else tf.identity
         swapped_style = ops.swap_pairs(codes.style)
 
-        def compute() -> Tuple[tf.Tensor, ...]:
+        def compute() -> tuple[tf.Tensor, ...]:
             swap_features = self.encoder.trunk(swap)
             values = {}
             if self.objective.wants(*CONSISTENCY_TERMS[:2]):
@@ -347,7 +349,7 @@ class TCP(keras.Model):
 
         return self._lazily(names, compute, images)
 
-    def _lazily(self, names: List[str], compute, images: tf.Tensor) -> Terms:
+    def _lazily(self, names: list[str], compute, images: tf.Tensor) -> Terms:
         """The terms of `compute` on every so-manyth step, zeros on the others; nothing where none has a weight."""
         names = [name for name in names if self.objective.wants(name)]
         if not names:
@@ -357,14 +359,14 @@ class TCP(keras.Model):
         values = tf.cond(due, compute, lambda: tuple(zeros for _ in names))
         return dict(zip(names, values))
 
-    def _logged(self, terms: Terms) -> Dict[str, tf.Tensor]:
+    def _logged(self, terms: Terms) -> dict[str, tf.Tensor]:
         """Means over the global batch: one small all-reduce for all terms together."""
         local = tf.stack([tf.reduce_mean(values) for values in terms.values()])
         means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local)
         return dict(zip(terms, tf.unstack(means)))
 
 
-def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: List) -> List[tf.Tensor]:
+def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: list) -> list[tf.Tensor]:
     """Gradients of a scalar; zeros for sources that it does not depend on, such as networks whose terms are removed.
 
     TensorFlow's `unconnected_gradients="zero"` does not know Keras 3's variables.

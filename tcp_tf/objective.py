@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,8 +25,8 @@ class Objective:
     def __init__(self, loss: LossConfig, replicas: int, batch_size: int):
         self.weights = {name: weight for name, weight in loss.weights.items() if weight > 0}
         self.replicas = replicas
-        self.intervals: Dict[str, int] = {}  # steps from one computation to the next
-        self.starts: Dict[str, int] = {}  # step of the first one
+        self.intervals: dict[str, int] = {}  # steps from one computation to the next
+        self.starts: dict[str, int] = {}  # step of the first one
         for name in self.weights:
             if name in R1_TERMS:
                 self.intervals[name], self.starts[name] = loss.r1_every, 0

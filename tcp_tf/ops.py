@@ -5,7 +5,8 @@ Everything is N H W C. Functions take and return tensors only; weights come in a
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Union
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,7 @@ import tensorflow as tf
 SQRT2 = 2.0**0.5
 EPSILON = 1e-8
 
-Padding = Tuple[int, int]
+Padding = tuple[int, int]
 
 
 def normalize(codes: tf.Tensor) -> tf.Tensor:
@@ -71,7 +72,7 @@ def resize_bilinear(images: tf.Tensor, height: Union[int, tf.Tensor], width: Uni
     return tf.cast(tf.image.resize(images, [height, width], method="bilinear"), images.dtype)
 
 
-def spatial_shape(images: tf.Tensor) -> Tuple[Union[int, tf.Tensor], Union[int, tf.Tensor]]:
+def spatial_shape(images: tf.Tensor) -> tuple[Union[int, tf.Tensor], Union[int, tf.Tensor]]:
     """Height and width of `[N, H, W, C]`: Python numbers where they are known, scalar tensors elsewhere."""
     dynamic = tf.shape(images)
     return tuple(dynamic[axis] if images.shape[axis] is None else images.shape[axis] for axis in (1, 2))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import Optional, Union
 
 import tensorflow as tf
 
@@ -66,7 +66,7 @@ def latest_checkpoint(run_dir: PathLike) -> Optional[str]:
     return tf.train.latest_checkpoint(str(Path(run_dir) / CHECKPOINTS))
 
 
-def load_autoencoder(run_dir: PathLike) -> Tuple[AutoEncoder, Config]:
+def load_autoencoder(run_dir: PathLike) -> tuple[AutoEncoder, Config]:
     """The averaged encoder and generator of a run's newest checkpoint, in float32 unless the global policy says other.
 
     Raises:

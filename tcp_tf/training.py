@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tcp_tf import callbacks, data, run_dir, sources
+from tcp_tf import callbacks, data, evaluate, run_dir, sources
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
@@ -141,6 +141,12 @@ def fit(
         stop.restore()
 
 
+def report(directory: Path) -> None:
+    """Prints what the averaged weights are worth on held-out pictures, beside trivial answers where those exist."""
+    autoencoder, config = run_dir.load_autoencoder(directory)
+    evaluate.print_table(evaluate.swap_report(autoencoder, config, config.train.evaluate_examples))
+
+
 def summary(config: Config) -> str:
     """Parameter counts and a memory estimate for a training step, without any data.
 
@@ -167,7 +173,7 @@ def activation_bytes(config: Config, model: TCP) -> int:
     """Rough bytes of the feature maps kept for one backward pass of all networks.
 
     Each residual block keeps about 8 maps of its input's size (pads, blurs, activations before and after), for the
-    encoder on N pictures, the generator on 1.5 N, the discriminator on 2.5 N and the patch discriminator on 3 N K crops.
+    encoder on N pictures, the generator on 1.5 N, the discriminator on 2.5 N, the patch discriminator on 3 N K crops.
     """
     batch, side = config.data.batch_size, config.data.resolution
     maps = 0.0

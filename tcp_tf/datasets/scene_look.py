@@ -131,7 +131,8 @@ class Look:
 
 
 def _srgb(text: str) -> tuple[float, float, float]:
-    return tuple(int(text[i : i + 2], 16) / 255.0 for i in (0, 2, 4))
+    red, green, blue = (int(text[i : i + 2], 16) / 255.0 for i in (0, 2, 4))
+    return red, green, blue
 
 
 _TO_LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
@@ -227,6 +228,7 @@ def sample_look(seed: int) -> Look:
             best, best_separation = drawn, separation
         if separation > 0.13:
             break
+    assert best is not None  # every separation is greater than the first best one
     base, horizon, ornament, light_colour, name = best
     brightness = float(light_colour.mean())
     second = _draw_second(rng, base)

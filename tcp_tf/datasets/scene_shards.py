@@ -80,12 +80,13 @@ def draw_many(size: int, first: int, count: int, workers: int) -> Iterator[tuple
             yield _read(pipe, first + i), _read(pipe, first + i)
     finally:
         for child in children:
-            child.stdout.close()
+            if child.stdout:
+                child.stdout.close()
             child.kill()
             child.wait()
 
 
-def _read(pipe: BinaryIO, seed: int) -> bytes:
+def _read(pipe: Any, seed: int) -> bytes:
     head = pipe.read(4)
     length = struct.unpack("<I", head)[0] if len(head) == 4 else -1
     data = pipe.read(length) if length >= 0 else b""

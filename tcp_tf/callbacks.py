@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -107,8 +107,10 @@ class Metrics(Clock):
             for name, value in means.items():
                 tf.summary.scalar(name, value)
             tf.summary.scalar("images_per_second", speed)
-        shown = {name: f"{means[name]:.3f}" for name in ("g/l1", "g/gan_swap", "d/gan_swap") if name in means}
-        self.bar.set_postfix({"img/s": f"{speed:.1f}", **shown}, refresh=False)
+        shown: dict[str, str] = {
+            name: f"{means[name]:.3f}" for name in ("g/l1", "g/gan_swap", "d/gan_swap") if name in means
+        }
+        self.bar.set_postfix({"img/s": f"{speed:.1f}"} | shown, refresh=False)
 
     def on_train_end(self, logs=None) -> None:
         self.close()
@@ -243,7 +245,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.received: Optional[str] = None
-        self.previous: dict[int, Callable] = {}
+        self.previous: dict[int, Any] = {}
 
     def on_train_begin(self, logs=None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

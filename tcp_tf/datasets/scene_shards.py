@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -76,12 +77,13 @@ class Metrics(Clock):
     def on_train_begin(self, logs=None) -> None:
         drop_lines_after(self.run_dir / "metrics.jsonl", self.step)
         self.bar = tqdm(
-            total=self.total_steps * self.batch_size / 1000.0,
-            initial=self.kimg,
+            total=self.total_steps,
+            initial=self.step,
             unit="kimg",
+            unit_scale=self.batch_size / 1000.0,
             bar_format="{l_bar}{bar}| {n:.2f}/{total:.2f} kimg [{elapsed}<{remaining}{postfix}]",
             dynamic_ncols=True,
-            mininterval=1.0,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,  # a log file wants no line a second
         )
 
     def on_step(self, logs: Mapping[str, float]) -> None:
@@ -92,7 +94,7 @@ class Metrics(Clock):
         for name, value in logs.items():
             if self.model.objective.due(name, self.step - 1):
                 self.values[name].append(float(value))
-        self.bar.update(self.batch_size / 1000.0)
+        self.bar.update(1)
 
     def on_tick(self) -> None:
         now = time.monotonic()

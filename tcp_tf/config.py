@@ -239,7 +239,6 @@ class Config(Section):
     seed: int = knob(0, "of every random draw, data order included", ge=0, lt=2**31)
     deterministic: bool = knob(False, "bit-equal repeats on one device, at some cost in speed")
     mixed_precision: Literal["float32", "mixed_bfloat16"] = knob("float32", "Keras's policy for the arithmetic")
-    jit_compile: bool = knob(False, "compile the training step with XLA; one replica only")
     replicas: Union[Literal["auto"], int, list[str]] = knob(
         "auto", "`auto` (all visible GPUs, else the CPU), a number of devices or a list of their names"
     )
@@ -302,8 +301,6 @@ def _impossible(config: Config) -> Iterator[str]:
             f"data.batch_size: must give each replica the same even number of pictures, "
             f"got {data.batch_size} for {replicas} replicas"
         )
-    if config.jit_compile and replicas > 1:
-        yield f"jit_compile: Keras cannot compile a step for several replicas, got true with {replicas} replicas"
 
     stride = 2**model.downsamples
     halvings = max(0, round(math.log2(data.resolution)) - 2)

@@ -131,7 +131,7 @@ class TCP(keras.Model):
         """Makes and builds both optimizers from the configuration."""
         settings = self.config.optimizer
         self.discriminator_optimizer = make_optimizer(settings.discriminator)
-        super().compile(optimizer=make_optimizer(settings.generator), jit_compile=self.config.jit_compile)
+        super().compile(optimizer=make_optimizer(settings.generator), jit_compile=False)
         self.optimizer.build(self.generator_side)
         self.discriminator_optimizer.build(self.discriminator_side)
 

@@ -80,8 +80,7 @@ def load_autoencoder(run_dir: PathLike) -> tuple[AutoEncoder, Config]:
     networks = tf.train.Checkpoint(encoder_ema=autoencoder.encoder, generator_ema=autoencoder.generator)
     try:
         # Shapes are checked while reading, presence of every variable by the assertion.
-        status = tf.train.Checkpoint(model=networks).restore(prefix)
-        status.assert_existing_objects_matched().expect_partial()
+        tf.train.Checkpoint(model=networks).restore(prefix).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunDirectoryError(f"{prefix}: does not hold the networks of {CONFIG}: {reason}") from error

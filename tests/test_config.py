@@ -96,7 +96,6 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("replicas: some", None, "replicas: must be 'auto', a number of devices >= 1 or a list of device names"),
         ("replicas: 0", None, "replicas: must be 'auto', a number of devices >= 1 or a list of device names"),
         ("replicas: ['/gpu:0', '/gpu:0']", None, "replicas: names a device twice"),
-        ("{replicas: 2, jit_compile: true}", None, "jit_compile: Keras cannot compile a step for several replicas"),
         ("data: {resolution: 250}", None, "data.resolution: must be a multiple of 2^model.downsamples = 16, got 250"),
         ("data: {resolution: 112}", None, "data.resolution: the image discriminator halves it 5 times"),
         ("data: {resolution: 64}", None, "model.downsamples: the style head needs 7 positions a side, 64 px leave 4"),

@@ -9,7 +9,9 @@ PYTHON ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+CORE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help quickstart train test lint format clean
@@ -17,21 +19,21 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-quickstart: $(STAMP) ## train and score the quickstart experiment, from nothing, in less than 20 minutes on 2 cores
+quickstart: $(CORE) ## train and score the quickstart experiment, from nothing, in less than 20 minutes on 2 cores
 	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
 
-train: $(STAMP) ## train with ARGS="--config configs/NAME.yaml --set key=value --run-dir DIR"
+train: $(CORE) ## train with ARGS="--config configs/NAME.yaml --set key=value --run-dir DIR"
 	$(BIN)/python train.py $(ARGS)
 
-test: $(STAMP) ## run all tests, the fast ones first; ARGS goes to pytest
+test: $(DEV) ## run all tests, the fast ones first; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP) ## check style and types
+lint: $(DEV) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## rewrite the source in the project's style
+format: $(DEV) ## rewrite the source in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -41,7 +43,7 @@ clean: ## delete the environment and caches, not the runs
 # An interpreter fits when it starts, is of a version that TensorFlow supports and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 
-$(STAMP): requirements.txt pyproject.toml
+$(CORE): requirements.txt pyproject.toml
 	@set -e; \
 	if ! $(BIN)/python -c '$(FITS)' 2>/dev/null; then \
 	  found=; \
@@ -56,5 +58,11 @@ $(STAMP): requirements.txt pyproject.toml
 	  "$$found" -m venv --clear $(VENV); \
 	fi; \
 	echo "installing TensorFlow and the other requirements into $(VENV) (the first time: minutes)"; \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -e '.[dev,serve]'; \
+	$(PIP) -e .; \
 	touch $@
+
+# Everything optional on top: what the tests, the web page, the pipeline and the client need.
+$(DEV): $(CORE)
+	@echo "installing what the tests need into $(VENV) (the first time: a minute)"
+	@$(PIP) -e '.[app,dev,pipeline,serve]'
+	@touch $@

@@ -25,6 +25,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs, kept
 DRAFT_MARGIN = 1.5  # a JPEG is decoded no smaller than this many times the size it is wanted at
 
 _ORIENTATION_TAG = 0x0112
+_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow looks for an orientation
 _UPRIGHT = {  # EXIF 2.32, 4.6.5.1: what undoes each orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,7 +57,16 @@ def decode(data: bytes, least: Optional[int] = None) -> np.ndarray:
     Raises:
         ImageError: the bytes are not such a picture, are cut off or damaged, or hold more than MAX_PIXELS pixels.
     """
-    return _to_rgb(_load(data, least)[0])
+    return to_rgb(_load(data, least)[0])
+
+
+def load(data: bytes) -> Image.Image:
+    """As `decode`, but with the file's own mode, transparency and colour profile: a picture of Pillow's, upright.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    return upright(_load(data, None)[0])
 
 
 def examine(data: bytes) -> tuple[str, int, int]:
@@ -68,7 +78,7 @@ def examine(data: bytes) -> tuple[str, int, int]:
         ImageError: as `decode`.
     """
     image, name, (width, height) = _load(data, least=1)
-    _to_rgb(image)
+    to_rgb(image)
     return (name, height, width) if _orientation(image) >= 5 else (name, width, height)
 
 
@@ -84,6 +94,34 @@ def resize_short_side(image: np.ndarray, side: int) -> np.ndarray:
     height, width = image.shape[:2]
     short = min(height, width)
     return resize(image, round(height * side / short), round(width * side / short))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture with its EXIF orientation applied, and without the metadata that asked for it."""
+    orientation = _orientation(image)
+    if orientation == 1:
+        return image
+    turned = image.transpose(_UPRIGHT[orientation])
+    for key in _METADATA:
+        turned.info.pop(key, None)
+    return turned
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether a picture has an alpha channel, or a colour or palette entries that count as transparent."""
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Any picture of Pillow's as uint8 [H, W, 3], upright, as the module's first lines say."""
+    image = upright(image)
+    if image.mode.startswith("I"):  # 16 bits of grey; convert() would clip them instead of scaling
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if is_transparent(image):
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
+    return np.array(image.convert("RGB"))
 
 
 def _load(data: bytes, least: Optional[int]) -> tuple[Image.Image, str, tuple[int, int]]:
@@ -121,14 +159,3 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # metadata that cannot be parsed is no reason to lose the picture
         return 1
     return orientation if orientation in _UPRIGHT else 1
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    upright = image.transpose(_UPRIGHT[_orientation(image)]) if _orientation(image) != 1 else image
-    if upright.mode.startswith("I"):  # 16 bits of grey; convert() would clip them instead of scaling
-        grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-    return np.array(upright.convert("RGB"))

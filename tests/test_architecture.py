@@ -64,9 +64,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "official_sizes": {"config", "official_names", "encoder", "generator", "discriminators"},
     "convert_official": {"config", "autoencoder", "model", "official_names", "official_sizes", "run_dir", "torch_file"},
     # what a person does with a trained model
-    "editor": {"config", "autoencoder", "blending", "images", "masks", "ops"},
-    "cli": {"config", "editor", "images"},
-    "app": {"config", "editor", "images"},
+    "pictures": {"images"},
+    "moving": {"pictures"},
+    "styles": {"pictures"},
+    "directions": {"pictures", "styles"},
+    "compositing": set(),
+    "tiling": {"autoencoder", "blending", "encoder", "generator", "ops"},
+    "exported": {"config", "autoencoder"},
+    "editor": {"config", "autoencoder", "encoder", "run_dir"}
+    | {"compositing", "exported", "pictures", "styles", "tiling"},
+    "cli_arguments": set(),
+    "cli_files": {"images"},
+    "cli": {"allocator", "app", "cli_arguments", "cli_files", "editor", "images", "moving", "pictures", "styles"},
+    "__main__": {"cli"},
+    "app_strokes": set(),
+    "app_session": {"app_strokes", "editor", "images"},
+    "app_samples": {"app_session", "datasets", "images"},
+    "app_handlers": {"app_session", "app_strokes"},
+    "app_page": {"app_handlers", "app_session", "images"},
+    "app_guard": set(),
+    "app": {"app_guard", "app_handlers", "app_page", "app_samples", "app_session", "app_strokes", "editor"},
     # outside the package
     "export": {"config", "autoencoder", "blending", "images", "ops", "run_dir"},
     "train": {"allocator", "config", "callbacks", "training"},
@@ -76,6 +93,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 MUST_NOT_IMPORT: dict[str, set[str]] = {
     "config": {"tensorflow", "keras", "numpy"},
     "images": {"tensorflow", "keras"},
+    "pictures": {"tensorflow", "keras"},
+    "styles": {"tensorflow", "keras"},
+    "directions": {"tensorflow", "keras"},
     "folder": {"tensorflow", "keras"},
     "torch_file": {"tensorflow", "keras", "torch"},
     **{room: {"keras"} for room in ("ops", "masks", "losses", "objective", "draws", "blending", "data", "sources")},
@@ -83,6 +103,8 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
 
 DISTRIBUTION = {
     "PIL": "pillow",
+    "apache_beam": "apache-beam",
+    "imageio_ffmpeg": "imageio-ffmpeg",
     "grpc": "grpcio",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_serving": "tensorflow-serving-api",

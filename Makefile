@@ -14,7 +14,7 @@ CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help quickstart train test lint format clean
+.PHONY: help quickstart train edit test lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -24,6 +24,9 @@ quickstart: $(CORE) ## train and score the quickstart experiment, from nothing, 
 
 train: $(CORE) ## train with ARGS="--config configs/NAME.yaml --set key=value --run-dir DIR"
 	$(BIN)/python train.py $(ARGS)
+
+edit: $(DEV) ## edit pictures: ARGS="swap|edit|interpolate|grid|encode|app ..." as in docs/editing.md
+	@$(BIN)/python -m tcp_tf $(ARGS)
 
 test: $(DEV) ## run all tests, the fast ones first; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)

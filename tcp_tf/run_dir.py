@@ -66,6 +66,12 @@ def latest_checkpoint(run_dir: PathLike) -> Optional[str]:
     return tf.train.latest_checkpoint(str(Path(run_dir) / CHECKPOINTS))
 
 
+def write_averages(run_dir: PathLike, autoencoder: AutoEncoder) -> None:
+    """Writes a checkpoint of nothing but these networks, as a run's averages, for `load_autoencoder`."""
+    networks = tf.train.Checkpoint(encoder_ema=autoencoder.encoder, generator_ema=autoencoder.generator)
+    manager(run_dir, tf.train.Checkpoint(model=networks), keep=1).save()
+
+
 def load_autoencoder(run_dir: PathLike) -> tuple[AutoEncoder, Config]:
     """The averaged encoder and generator of a run's newest checkpoint, in float32 unless the global policy says other.
 

@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the host's side of training
     "callbacks": {"config", "autoencoder", "blending", "data", "images", "masks", "model", "ops"},
     "training": {"config", "callbacks", "data", "evaluate", "model", "run_dir", "sources"},
+    "publish": {"allocator", "autoencoder", "config", "evaluate", "run_dir"},
     # the official checkpoints
     "torch_file": set(),
     "official_names": {"layers"} | NETWORKS,

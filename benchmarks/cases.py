@@ -1,0 +1,319 @@
+"""Our own cases, in the process that measures one of them: what is built, what is called, what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from benchmarks import flops, measuring
+from benchmarks.children import CEILING, INFERENCE, PIPELINE, STEP, TRAINING, Request
+from tcp_tf import config as configuration
+from tcp_tf import data, sources, training
+from tcp_tf.autoencoder import AutoEncoder
+from tcp_tf.config import Config
+from tcp_tf.model import TCP
+
+PHOTOGRAPHS, QUALITY = 48, 90  # files of the pipeline's folder, and their JPEG quality
+PHOTOGRAPH_MARGIN = 1.5  # their short side over that of the training pictures
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Measures one case; the keys are those of `measuring.summary` and, where they mean something, `flops`, `images`,
+    `peak_bytes` and what the case adds.
+
+    Raises:
+        ValueError: no such case.
+    """
+    if request.replicas > 1 and not tf.config.list_physical_devices("GPU"):
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * request.replicas)
+    sizes = [f"data.batch_size={request.batch}", f"replicas={request.replicas}"]
+    config = configuration.load(request.config, [*request.overrides, *(sizes if request.case in TRAINING else [])])
+    keras.mixed_precision.set_global_policy(config.mixed_precision)
+    if request.case == CEILING:
+        return ceiling(config, request.seconds)
+    if request.case == PIPELINE:
+        return pipeline(config, request.batch, request.seconds)
+    if request.case in INFERENCE:
+        return inference(config, request)
+    if request.case == STEP:
+        return training_step(config, request.seconds)
+    if request.case in TRAINING:
+        return training_part(config, request.case, request.seconds)
+    raise ValueError(f"no such case: {request.case!r}")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures belong to: the accelerator, if any, the CPU's model, the number of cores, the versions."""
+    devices = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(device).get("device_name", "GPU") for device in devices]
+    return {
+        "cpu": measuring.cpu_name(),
+        "cores": measuring.cores(),
+        "gpus": details,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process: of the first GPU where there is one, else resident."""
+    if tf.config.list_logical_devices("GPU"):
+        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    return measuring.peak_memory()
+
+
+def timed(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
+    """`measuring.summary` of a call, devices waited for; the tracing and two more calls are not timed."""
+
+    def finished() -> None:
+        call()
+        tf.test.experimental.sync_devices()
+
+    return measuring.summary(measuring.measure(finished, seconds, warm_up=2))
+
+
+def ceiling(config: Config, seconds: float) -> dict[str, Any]:
+    """FLOP/s of a large matrix product and a typical convolution in the configuration's dtype; the best of all calls.
+
+    2048 x 2048 x 2048, and 256 to 256 channels, 3x3, on eight maps of 64 x 64, channels last.
+    """
+    dtype = keras.mixed_precision.dtype_policy().compute_dtype
+    square = tf.cast(tf.random.normal([2048, 2048]), dtype)
+    maps = tf.cast(tf.random.normal([8, 64, 64, 256]), dtype)
+    kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), dtype)
+    matmul = tf.function(tf.matmul).get_concrete_function(square, square)
+    convolution = tf.function(lambda x, k: tf.nn.conv2d(x, k, 1, "SAME")).get_concrete_function(maps, kernel)
+    result: dict[str, Any] = {"dtype": dtype, **machine()}
+    for name, function, operands in (
+        ("matmul", matmul, (square, square)),
+        ("convolution", convolution, (maps, kernel)),
+    ):
+
+        def call(function: Any = function, operands: Any = operands) -> None:
+            function(*operands)
+            tf.test.experimental.sync_devices()
+
+        result[name] = flops.total(function) / min(measuring.measure(call, seconds / 2, warm_up=3))
+    return result
+
+
+def random_images(count: int, side: int, seed: int) -> tf.Tensor:
+    """Uniform noise in [-1, 1], `[N, side, side, 3]`."""
+    return tf.random.stateless_uniform([count, side, side, 3], [seed, 0], -1.0, 1.0)
+
+
+def inference(config: Config, request: Request) -> dict[str, Any]:
+    """Encode, decode or masked blend of a batch, as one traced function of fixed shapes."""
+    autoencoder, batch, side = AutoEncoder.from_config(config), request.batch, config.data.resolution
+    images = random_images(batch, side, 1)
+    function: Any
+    inputs: tuple[tf.Tensor, ...]
+    if request.case == "encode":
+        function, inputs = autoencoder.encode, (images,)
+    elif request.case == "decode":
+        place = side // autoencoder.stride
+        content = tf.random.stateless_normal([batch, place, place, config.model.content_dim], [2, 0])
+        style = tf.random.stateless_normal([batch, config.model.style_dim], [3, 0])
+        function, inputs = autoencoder.decode, (content, style)
+    else:
+        strategy = request.case.partition("/")[2]
+        looks = random_images(batch * request.regions, side, 4)
+        looks = tf.reshape(looks, [batch, request.regions, side, side, 3])
+
+        def function(images: tf.Tensor, looks: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+            return autoencoder.masked_blend(images, looks, masks, strategy=strategy)
+
+        inputs = images, looks, stripes(batch, request.regions, side)
+    concrete = tf.function(function, autograph=False).get_concrete_function(*inputs)
+    result = timed(lambda: concrete(*inputs), request.seconds)
+    return {**result, "images": batch, "flops": flops.total(concrete), "peak_bytes": peak_bytes()}
+
+
+def stripes(batch: int, regions: int, side: int) -> tf.Tensor:
+    """One upright stripe per region, half of the picture in all: `[N, R, side, side, 1]`."""
+    edges = np.linspace(0, side // 2, regions + 1).astype(int)
+    masks = np.zeros([batch, regions, side, side, 1], np.float32)
+    for region in range(regions):
+        masks[:, region, :, edges[region] : edges[region + 1]] = 1.0
+    return tf.constant(masks)
+
+
+class Trainer:
+    """A model, its strategy and one batch, and the phases of its training: steps differ by the lazy terms due."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.strategy = training.prepare(config)
+        with self.strategy.scope():
+            self.model = TCP(config)
+            self.model.compile()
+        share = config.data.batch_size // self.strategy.num_replicas_in_sync
+        images = random_images(config.data.batch_size, config.data.resolution, 1)
+
+        def part(context: Any) -> dict[str, tf.Tensor]:
+            first = context.replica_id_in_sync_group * share
+            return {"image": images[first : first + share], "position": tf.range(first, first + share)}
+
+        self.batch = self.strategy.experimental_distribute_values_from_function(part)
+        self.phases = phases(self.model.objective)
+
+    def function(self, step: Callable[[Any], Any]) -> Any:
+        """A concrete function that runs `step` on every replica."""
+        replicated = tf.function(lambda batch: self.strategy.run(step, (batch,)), autograph=False)
+        return replicated.get_concrete_function(self.batch)
+
+    def time(self, concrete: Any, phase: tuple[str, ...], seconds: float) -> dict[str, Any]:
+        """Wall times of a function at a step of this phase."""
+
+        def call() -> None:
+            self.model.step.assign(self.phases[phase][0])
+            concrete(self.batch)
+
+        return timed(call, seconds)
+
+    @contextlib.contextmanager
+    def only_due(self, phase: tuple[str, ...]) -> Iterator[None]:
+        """Whatever is traced in here has no other lazy terms than those of the phase."""
+        weights = self.model.objective.weights
+        lazy = [name for name in self.model.objective.intervals if name not in phase]
+        removed = {name: weights.pop(name) for name in lazy}
+        try:
+            yield
+        finally:
+            weights.update(removed)
+
+    def flops(self, step: Callable[[Any], Any], phase: tuple[str, ...]) -> int:
+        """FLOPs of a step in this phase, on all replicas together."""
+        with self.only_due(phase):
+            return flops.total(self.function(step))
+
+
+def phases(objective: Any) -> dict[tuple[str, ...], tuple[int, float]]:
+    """Which lazy terms are due together: names -> (a step where just these are, the share of such steps)."""
+    cycle = math.lcm(*objective.intervals.values())
+    first = math.ceil(max(objective.starts.values(), default=0) / cycle) * cycle
+    due = [
+        tuple(name for name in objective.intervals if objective.due(name, step)) for step in range(first, first + cycle)
+    ]
+    return {names: (first + due.index(names), times / cycle) for names, times in Counter(due).items()}
+
+
+def training_step(config: Config, seconds: float) -> dict[str, Any]:
+    """The whole step of both optimizers, amortised: the phases' medians by their share of the steps.
+
+    Adds `phases`: name -> {share, flops, median_s, spread, repeats}. The spread is that of the longest phase's times.
+    """
+    trainer = Trainer(config)
+    concrete = trainer.function(trainer.model.train_step)
+    parts = {}
+    for phase, (_, share) in trainer.phases.items():
+        measured = trainer.time(concrete, phase, seconds / len(trainer.phases))
+        parts[" ".join(phase) or "plain"] = {
+            "share": share,
+            "flops": trainer.flops(trainer.model.gradients, phase),
+            **measured,
+        }
+    frequent = max(parts.values(), key=lambda part: part["share"])
+    return {
+        "median_s": measuring.weighted([(part["share"], part["median_s"]) for part in parts.values()]),
+        "flops": measuring.weighted([(part["share"], part["flops"]) for part in parts.values()]),
+        "spread": frequent["spread"],
+        "repeats": frequent["repeats"],
+        "images": config.data.batch_size,
+        "peak_bytes": peak_bytes(),
+        "phases": parts,
+    }
+
+
+def training_part(config: Config, case: str, seconds: float) -> dict[str, Any]:
+    """One side's gradients and its optimizer's step alone, without lazy terms: what it would cost as a step of its own.
+
+    Both parts together cost more than a training step, which makes the pictures only once.
+    """
+    trainer = Trainer(config)
+    model = trainer.model
+    side = "g" if case == "generator_part" else "d"
+    optimizer = model.optimizer if side == "g" else model.discriminator_optimizer
+    variables = model.generator_side if side == "g" else model.discriminator_side
+
+    @tf.autograph.experimental.do_not_convert
+    def step(batch: Any) -> None:
+        optimizer.apply_gradients(zip(model.gradients(batch)[0][side], variables))
+
+    plain = min(trainer.phases, key=len)
+    with trainer.only_due(()):
+        concrete = trainer.function(step)
+        counted = flops.total(concrete)
+    measured = trainer.time(concrete, plain, seconds)
+    return {**measured, "images": config.data.batch_size, "flops": counted, "peak_bytes": peak_bytes()}
+
+
+def pipeline(config: Config, batch: int, seconds: float) -> dict[str, Any]:
+    """The training batches of a folder of JPEG photographs, alone: images/s, and images per second of CPU time.
+
+    The photographs have 1.5 times the short side of the training pictures, 4:3, quality 90, and are read from the
+    operating system's cache.
+    """
+    side = config.data.resolution
+    with tempfile.TemporaryDirectory() as folder:
+        write_photographs(Path(folder) / "photographs", round(PHOTOGRAPH_MARGIN * side))
+        settings = [
+            f"data.source=folder:{Path(folder) / 'photographs'}",
+            f"data.data_dir={Path(folder) / 'index'}",
+            f"data.batch_size={batch + batch % 2}",
+            f"data.resolution={side}",
+        ]
+        whole = configuration.load(settings_file(config, Path(folder)), settings)
+        source = sources.open_source(whole.data, "train")
+        batches = iter(data.training_dataset(whole, source))
+        for _ in range(4):
+            next(batches)
+        times: list[float] = []
+        begun, spent = time.perf_counter(), time.process_time()
+        while len(times) < 2 * measuring.MIN_REPEATS or time.perf_counter() < begun + seconds:
+            start = time.perf_counter()
+            next(batches)
+            times.append(time.perf_counter() - start)
+        elapsed, cpu = time.perf_counter() - begun, time.process_time() - spent
+    count = len(times) * whole.data.batch_size
+    result = measuring.summary(times)
+    return {
+        **result,
+        "median_s": elapsed / len(times),  # read ahead, so that a single batch's time says nothing
+        "images": whole.data.batch_size,
+        "images_per_cpu_second": count / cpu,
+        "peak_bytes": measuring.peak_memory(),
+    }
+
+
+def settings_file(config: Config, folder: Path) -> Path:
+    """The configuration as a file of its own, without what the pipeline replaces."""
+    file = folder / "config.yaml"
+    file.write_text(configuration.dump(config), encoding="utf-8")
+    return file
+
+
+def write_photographs(folder: Path, short_side: int, count: Optional[int] = None) -> None:
+    """JPEG pictures with the detail of photographs: smooth fields at many scales, 4:3."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    width, height = short_side * 4 // 3, short_side
+    for number in range(PHOTOGRAPHS if count is None else count):
+        picture = np.full([height, width, 3], 128.0)
+        for cells, strength in ((3, 60.0), (12, 30.0), (48, 15.0), (192, 6.0)):
+            coarse = rng.integers(0, 256, [cells, cells * 4 // 3, 3], np.uint8)
+            field = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+            picture += (np.asarray(field, np.float64) - 128.0) * (strength / 64.0)
+        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=QUALITY)

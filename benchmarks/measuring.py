@@ -1,0 +1,78 @@
+"""Clocks, memory and the machine's name: what both sides of a comparison share. No TensorFlow, no PyTorch."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+MIN_REPEATS, MAX_REPEATS = 3, 200
+
+
+def measure(call: Callable[[], Any], seconds: float, warm_up: int = 1) -> list[float]:
+    """Wall time of each call in seconds: repeated for about `seconds`, at least 3 and at most 200 times.
+
+    `call` must return only when the work is done. The calls of the warm-up are not timed.
+    """
+    for _ in range(warm_up):
+        call()
+    gc.collect()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < MIN_REPEATS or (time.perf_counter() < begun + seconds and len(times) < MAX_REPEATS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def summary(times: Sequence[float]) -> dict[str, Any]:
+    """Median and spread of wall times: {"median_s", "spread", "repeats"}.
+
+    The spread is the distance of the quartiles (of the extremes, where there are fewer than four) over the median.
+    """
+    median = statistics.median(times)
+    if len(times) < 4:
+        low, high = min(times), max(times)
+    else:
+        low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+    return {"median_s": median, "spread": (high - low) / median, "repeats": len(times)}
+
+
+def weighted(parts: Sequence[tuple[float, float]]) -> float:
+    """Mean of (share, value) pairs whose shares sum to one."""
+    assert math.isclose(sum(share for share, _ in parts), 1.0)
+    return sum(share * value for share, value in parts)
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        # ru_maxrss would be the parent's, where a large process started this one.
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return size if sys.platform == "darwin" else size * 1024
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The CPU's model as its maker names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,210 @@
+"""docs/speed.md from the measurements: no figure in it is typed by hand.
+
+    python -m benchmarks.report
+
+reads every JSON file of `benchmarks/results/` that `benchmarks.speed`, `compare` and `scaling` wrote, in the order of
+their names, and writes the page and, with matplotlib (extra `bench`), one plot per sweep into `docs/pictures/`. What
+was not measured is named as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from benchmarks import speed
+from benchmarks.children import ROOT
+from benchmarks.compare import FAIR
+
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "speed.md"
+PICTURES = "pictures"
+NOT_MEASURED = "Not measured."
+GIB = 2**30
+
+INTRODUCTION = """\
+# Speed
+
+Written by `python -m benchmarks.report` from the files in `benchmarks/results/`; every figure is from a measurement
+there. To measure a machine of your own, in the project's environment:
+
+    python -m benchmarks.speed --json benchmarks/results/speed.json
+    python -m benchmarks.compare --json benchmarks/results/compare.json        # needs the extra `bench` (PyTorch)
+    python -m benchmarks.scaling --json benchmarks/results/scaling.json
+    python -m benchmarks.report
+
+Every case runs in a process of its own. Times are medians, the spread is the distance of the quartiles over the
+median; memory is the process's peak (the GPU's, where there is one). FLOPs are those of convolutions and matrix
+products, counted in the traced graph, a multiplication and an addition as two. *Of conv.* and *of matmul* are shares
+of what the same machine reaches in the same run with a convolution (256 channels, 3x3, eight maps of 64 x 64) and a
+matrix product (2048 cubed) of the same dtype.
+
+`generator_part` and `discriminator_part` are one side's gradients and optimizer step alone; `training_step` is the
+whole step with the lazy terms (R1, code consistency, content alignment) by their share of the steps. It makes the
+pictures once for both sides. `data_pipeline` reads a folder of JPEG photographs of 1.5 times the training pictures'
+size.
+"""
+
+
+def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of JSON files (%(default)s)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown file to write (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def read(directory: Path, kind: str) -> list[dict[str, Any]]:
+    """The results in all files `KIND*.json` of a directory, in the order of their names."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(directory.glob(f"{kind}*.json"))]
+
+
+def page(directory: Path) -> str:
+    """The whole page for a directory of results."""
+    parts = [INTRODUCTION]
+    for title, kind, section in (
+        ("Ours", "speed", speed_section),
+        ("Beside PyTorch", "compare", compare_section),
+        ("How the cost grows", "scaling", scaling_section),
+    ):
+        found = read(directory, kind)
+        for device in ("CPU", "GPU"):
+            on_device = [results for results in found if bool(results["ceiling"]["gpus"]) == (device == "GPU")]
+            parts.append(f"## {title}, {device}\n")
+            parts += ["\n".join(section(results)) + "\n" for results in on_device] or [NOT_MEASURED + "\n"]
+    return "\n".join(parts)
+
+
+def where(results: dict[str, Any]) -> str:
+    """The machine and what was measured on it, as one sentence."""
+    ceiling = results["ceiling"]
+    device = ", ".join(ceiling["gpus"]) if ceiling["gpus"] else f"{ceiling['cpu']}, {ceiling['cores']} cores"
+    settings = "".join(f", `{override}`" for override in results["overrides"])
+    allocator = f", allocator {results['allocator']}" if "allocator" in results else ""
+    return f"{device}; TensorFlow {ceiling['tensorflow']}; `{results['config']}`{settings}{allocator}."
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table; rows that are too short get empty cells."""
+    yield "| " + " | ".join(header) + " |"
+    yield "|---" + "|---:" * (len(header) - 1) + "|"
+    for row in rows:
+        yield "| " + " | ".join([*row, *[""] * (len(header) - len(row))]) + " |"
+
+
+def speed_section(results: dict[str, Any]) -> Iterator[str]:
+    """One run of `benchmarks.speed`."""
+    ceiling = results["ceiling"]
+    yield where(results)
+    yield (
+        f"Ceiling, {ceiling['dtype']}: convolution {ceiling['convolution'] / 1e9:,.0f} GFLOP/s, matrix product "
+        f"{ceiling['matmul'] / 1e9:,.0f} GFLOP/s.\n"
+    )
+    yield from table(speed.COLUMNS, [speed.cells(result, ceiling) for result in results["results"]])
+    for result in results["results"]:
+        if "phases" in result:
+            phases = ", ".join(
+                f"{name} {speed.duration(phase['median_s'])} ({speed.giga(phase['flops'])} GFLOP, {phase['share']:.1%})"
+                for name, phase in result["phases"].items()
+            )
+            yield f"\nSteps of `{result['case']}` at batch {result['batch']} by the terms due: {phases}."
+
+
+def compare_section(results: dict[str, Any]) -> Iterator[str]:
+    """One run of `benchmarks.compare`: medians, and how many times as long as ours the others take."""
+    yield where(results)
+    worst = max(results["agreement"].values())
+    yield (
+        f"Outputs agree to {worst:.0e} (norm of the difference over norm). Training without "
+        f"{', '.join(f'`{name.partition(chr(61))[0]}`' for name in FAIR)}, which the other side has not.\n"
+    )
+    sides = list(results["results"][0]["sides"]) if results["results"] else []
+    header = ["case", "batch", *(f"{side}{what}" for side in sides for what in ("", " memory"))]
+    yield from table(header, [list(compare_row(result, sides)) for result in results["results"]])
+
+
+def compare_row(result: dict[str, Any], sides: Sequence[str]) -> Iterator[str]:
+    yield result["case"]
+    yield str(result["batch"])
+    ours = result["sides"]["ours"]
+    for side in sides:
+        measured = result["sides"][side]
+        if "error" in measured:
+            yield "failed"
+            yield ""
+            continue
+        ratio = f" ({measured['median_s'] / ours['median_s']:.2f} x)" if side != "ours" and "error" not in ours else ""
+        yield speed.duration(measured["median_s"]) + ratio
+        yield f"{measured['peak_bytes'] / GIB:.1f} GiB"
+
+
+def scaling_section(results: dict[str, Any]) -> Iterator[str]:
+    """One run of `benchmarks.scaling`: a plot and a table of the time per call for each sweep."""
+    yield where(results)
+    for sweep, points in results["sweeps"].items():
+        cases = list(dict.fromkeys(point["case"] for point in points))
+        places = sorted({point["axis"] for point in points})
+        times = {
+            (point["case"], point["axis"]): "failed" if "error" in point else speed.duration(point["median_s"])
+            for point in points
+        }
+        yield f"\n![Time per call against {sweep}]({PICTURES}/{picture(results, sweep)})\n"
+        rows = [[case, *(times.get((case, place), "") for place in places)] for case in cases]
+        yield from table([sweep, *map(str, places)], rows)
+
+
+def picture(results: dict[str, Any], sweep: str) -> str:
+    """File name of a sweep's plot."""
+    return f"speed_{'gpu' if results['ceiling']['gpus'] else 'cpu'}_{sweep}.svg"
+
+
+def plot(results: dict[str, Any], directory: Path) -> list[Path]:
+    """One picture per sweep, time per call against the axis, both logarithmic; the same bytes for the same results."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "tcp_tf"
+    from matplotlib import pyplot
+
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for sweep, points in results["sweeps"].items():
+        figure, axes = pyplot.subplots(figsize=(6, 4))
+        for case in dict.fromkeys(point["case"] for point in points):
+            line = [(p["axis"], p["median_s"]) for p in points if p["case"] == case and "error" not in p]
+            axes.plot(*zip(*line), marker="o", label=case) if line else None
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        places = sorted({point["axis"] for point in points})
+        axes.set_xticks(places, [str(place) for place in places])
+        axes.set_xlabel({"resolution": "side in px"}.get(sweep, sweep))
+        axes.set_ylabel("seconds per call")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        written.append(directory / picture(results, sweep))
+        figure.savefig(written[-1], metadata={"Date": None}, bbox_inches="tight")
+        pyplot.close(figure)
+    return written
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Writes the page. Returns the exit code: 0, or 2 where plots are due and matplotlib is not there."""
+    options = parse(arguments)
+    try:
+        for results in read(options.results, "scaling"):
+            plot(results, options.page.parent / PICTURES)
+    except ImportError as error:
+        print(f"benchmarks.report: {error}; the plots need the extra `bench`", file=sys.stderr)
+        return 2
+    options.page.write_text(page(options.results), encoding="utf-8")
+    print(f"wrote {options.page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,10 +14,16 @@ CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help quickstart train edit test lint format clean
+# The addons stack: TensorFlow 2.15 with tensorflow-addons, in an environment of its own (docs/addons.md).
+ADDONS_VENV := .venv-addons
+ADDONS_BIN := $(ADDONS_VENV)/bin
+ADDONS := $(ADDONS_VENV)/.installed
+ADDONS_DEV := $(ADDONS_VENV)/.installed-dev
+
+.PHONY: help quickstart train edit test lint format clean quickstart-addons test-addons
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
 
 quickstart: $(CORE) ## train and score the quickstart experiment, from nothing, in less than 20 minutes on 2 cores
 	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
@@ -40,29 +46,53 @@ format: $(DEV) ## rewrite the source in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## delete the environment and caches, not the runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache tcp_tf.egg-info
+quickstart-addons: $(ADDONS) ## the quickstart on TensorFlow 2.15 with rectified Adam of tensorflow-addons
+	$(ADDONS_BIN)/python train.py --config configs/quickstart_addons.yaml $(ARGS)
+
+test-addons: $(ADDONS_DEV) $(CORE) ## run the tests on TensorFlow 2.15, and those of crossing over; ARGS goes to pytest
+	TCP_TF_OTHER_PYTHON=$(abspath $(BIN)/python) $(ADDONS_BIN)/python -m pytest -rs $(ARGS)
+
+clean: ## delete the environments and caches, not the runs
+	rm -rf $(VENV) $(ADDONS_VENV) .pytest_cache .mypy_cache .ruff_cache tcp_tf.egg-info
 
 # An interpreter fits when it starts, is of a version that TensorFlow supports and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+ADDONS_FITS := import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))
+
+# $(call environment,DIRECTORY,what an interpreter must pass,names of interpreters,versions in words): makes it or keeps it
+define environment
+if ! $(1)/bin/python -c '$(2)' 2>/dev/null; then \
+  found=; \
+  for python in $(3); do \
+    if "$$python" -c '$(2)' >/dev/null 2>&1; then found=$$python; break; fi; \
+  done; \
+  if [ -z "$$found" ]; then \
+    echo "no Python $(4) with the venv module found (tried: $(3))" >&2; \
+    exit 1; \
+  fi; \
+  echo "making $(1) with $$("$$found" --version)"; \
+  "$$found" -m venv --clear $(1); \
+fi; \
+echo "installing TensorFlow and the other requirements into $(1) (the first time: minutes)"
+endef
 
 $(CORE): requirements.txt pyproject.toml
 	@set -e; \
-	if ! $(BIN)/python -c '$(FITS)' 2>/dev/null; then \
-	  found=; \
-	  for python in $(or $(PYTHON),python3.11 python3.12 python3.10 python3.13 python3); do \
-	    if "$$python" -c '$(FITS)' >/dev/null 2>&1; then found=$$python; break; fi; \
-	  done; \
-	  if [ -z "$$found" ]; then \
-	    echo "no Python 3.10 to 3.13 with the venv module found (tried: $(or $(PYTHON),python3.11 python3.12 python3.10 python3.13 python3))" >&2; \
-	    exit 1; \
-	  fi; \
-	  echo "making $(VENV) with $$("$$found" --version)"; \
-	  "$$found" -m venv --clear $(VENV); \
-	fi; \
-	echo "installing TensorFlow and the other requirements into $(VENV) (the first time: minutes)"; \
+	$(call environment,$(VENV),$(FITS),$(or $(PYTHON),python3.11 python3.12 python3.10 python3.13 python3),3.10 to 3.13); \
 	$(PIP) -e .; \
 	touch $@
+
+# Not the package itself, whose requirements are the other stack's: everything here runs in this directory.
+$(ADDONS): requirements-addons.txt
+	@set -e; \
+	$(call environment,$(ADDONS_VENV),$(ADDONS_FITS),$(or $(PYTHON),python3.11 python3.10 python3.9 python3),3.9 to 3.11); \
+	$(ADDONS_BIN)/python -m pip install -qq --disable-pip-version-check --no-input -r $<; \
+	touch $@
+
+$(ADDONS_DEV): $(ADDONS)
+	@$(ADDONS_BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+	  -r requirements-addons.txt 'hypothesis>=6.100,<7' 'pytest>=8.0,<9' 'scikit-image>=0.24,<0.26' 'tensorflow-serving-api>=2.15,<2.16'
+	@touch $@
 
 # Everything optional on top: what the tests, the web page, the pipeline and the client need.
 $(DEV): $(CORE)

@@ -10,6 +10,7 @@ Run again with the same run directory to continue where it stopped.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     directory = options.run_dir or Path("runs") / Path(options.config).stem
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tcp_tf").setLevel(logging.INFO)  # what an index pass found, among others
     from tcp_tf import callbacks, training  # TensorFlow only starts once the configuration is known to be good
 
     try:
@@ -56,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ntrain.py: stopped at once; checkpoints already written are whole", file=sys.stderr)
         return 130
-    except (ValueError, callbacks.NonFiniteLoss) as error:
+    except (ValueError, OSError, callbacks.NonFiniteLoss, callbacks.CannotWrite) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 SETTINGS = {
     "MALLOC_MMAP_MAX_": "0",
@@ -25,5 +26,6 @@ def tune() -> None:
     """
     if not sys.platform.startswith("linux") or any(name in os.environ for name in SETTINGS):
         return
-    command = [sys.executable, *sys.orig_argv[1:]]  # with the interpreter's own options, as in `python -m ...`
-    os.execve(sys.executable, command, {**os.environ, **SETTINGS})
+    # With the interpreter's own options, as in `python -m ...`; sys.orig_argv is not there before Python 3.10.
+    arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
+    os.execve(sys.executable, [sys.executable, *map(os.fsdecode, arguments)], {**os.environ, **SETTINGS})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
+import logging
 import os
 import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,16 +20,40 @@ import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
 
-from tcp_tf import data
+from tcp_tf import checkpoints, data, guards
 from tcp_tf.model import TCP
+from tcp_tf.objective import CONSISTENCY_TERMS
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss term, or what a step made of the weights, became NaN or infinite."""
+    """A loss term, a gradient, or what a step made of the weights, became NaN or infinite."""
 
 
 class Interrupted(Exception):
     """SIGINT or SIGTERM arrived; the last finished step is saved."""
+
+
+class CannotWrite(RuntimeError):
+    """The disk is full, or refuses for another reason what a training has to write."""
+
+
+@contextlib.contextmanager
+def writing(what: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be written, to Python or to TensorFlow, into one sentence.
+
+    Raises:
+        CannotWrite: naming `what` and the reason.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        # TensorFlow says `{{node ...}} FILE; REASON [Op:...]`, and then what else went wrong.
+        reason = str(error).partition("\n")[0].rpartition("; ")[2].partition(" [Op:")[0]
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        raise CannotWrite(f"{what} cannot be written: {reason}") from error
 
 
 class Clock(keras.callbacks.Callback):
@@ -60,22 +85,25 @@ class Clock(keras.callbacks.Callback):
 class Metrics(Clock):
     """Means of the raw terms since the last tick, to `metrics.jsonl` and TensorBoard, and the progress bar.
 
-    A lazily computed term is averaged over the steps on which it was computed.
-
-    Raises:
-        NonFiniteLoss: naming the terms, the step and the newest checkpoint.
+    A lazily computed term is averaged over the steps on which it was computed. A mean that leaves the band in which
+    a training learns is warned of (see `guards.Bands`).
     """
 
     def __init__(self, run_dir: Path, every_kimg: float, batch_size: int, start_step: int, total_steps: int):
         super().__init__(every_kimg, batch_size, start_step)
-        self.run_dir, self.total_steps = run_dir, total_steps
+        self.file, self.total_steps = run_dir / "metrics.jsonl", total_steps
         self.values: dict[str, list[float]] = defaultdict(list)
         self.tick_time, self.tick_step = time.monotonic(), start_step
         self.writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
         self.bar: Any = None
 
     def on_train_begin(self, logs=None) -> None:
-        drop_lines_after(self.run_dir / "metrics.jsonl", self.step)
+        starts, model = self.model.objective.starts, self.model.config.model
+        begin = [starts[name] for name in CONSISTENCY_TERMS if name in starts]
+        sizes = {"content": model.content_dim, "style": model.style_dim}
+        self.bands = guards.Bands(sizes, min(begin, default=None))
+        with writing(self.file):
+            drop_lines_after(self.file, self.step)
         self.bar = tqdm(
             total=self.total_steps,
             initial=self.step,
@@ -87,10 +115,6 @@ class Metrics(Clock):
         )
 
     def on_step(self, logs: Mapping[str, float]) -> None:
-        bad = sorted(name for name, value in logs.items() if not math.isfinite(value))
-        if bad:
-            newest = tf.train.latest_checkpoint(str(self.run_dir / "checkpoints"))
-            raise NonFiniteLoss(f"{', '.join(bad)} not finite at step {self.step}; last good checkpoint: {newest}")
         for name, value in logs.items():
             if self.model.objective.due(name, self.step - 1):
                 self.values[name].append(float(value))
@@ -101,11 +125,12 @@ class Metrics(Clock):
         speed = (self.step - self.tick_step) * self.batch_size / (now - self.tick_time)
         self.tick_time, self.tick_step = now, self.step
         means = {name: float(np.mean(values)) for name, values in self.values.items()}
+        means.update(guards.balance(means))
         self.values.clear()
         line = {"step": self.step, "kimg": round(self.kimg, 6), "images_per_second": round(speed, 2), **means}
-        with open(self.run_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        with self.writer.as_default(step=self.step):
+        with writing(self.file.parent / "tensorboard"), self.writer.as_default(step=self.step):
             for name, value in means.items():
                 tf.summary.scalar(name, value)
             tf.summary.scalar("images_per_second", speed)
@@ -113,6 +138,8 @@ class Metrics(Clock):
             name: f"{means[name]:.3f}" for name in ("g/l1", "g/gan_swap", "d/gan_swap") if name in means
         }
         self.bar.set_postfix({"img/s": f"{speed:.1f}"} | shown, refresh=False)
+        for sentence in self.bands.judge(means, self.step):
+            log.warning("step %d: %s", self.step, sentence)
 
     def on_train_end(self, logs=None) -> None:
         self.close()
@@ -121,7 +148,8 @@ class Metrics(Clock):
         """Ends the progress bar and flushes TensorBoard's file."""
         if self.bar is not None:
             self.bar.close()
-        self.writer.flush()
+        with writing(self.file.parent / "tensorboard"):
+            self.writer.flush()
 
 
 def drop_lines_after(file: Path, step: int) -> None:
@@ -154,13 +182,18 @@ class Grids(Clock):
 
     def draw(self) -> None:
         """Writes both grids for the present weights."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         pictures = {"swap": swap_grid(self.model, self.pictures), "edit": edit_grid(self.model, self.pictures)}
         for name, grid in pictures.items():
-            Image.fromarray(grid).save(self.folder / f"{name}-{self.kimg:09.3f}.png")
-            with self.writer.as_default(step=self.step):
+            file = self.folder / f"{name}-{self.kimg:09.3f}.png"
+            with writing(file):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                whole = self.folder / f".{name}.png"  # one name, so that a kill leaves one file at most
+                Image.fromarray(grid).save(whole)
+                os.replace(whole, file)
+            with writing(self.folder), self.writer.as_default(step=self.step):
                 tf.summary.image(f"grid/{name}", grid[None])
-        self.writer.flush()
+        with writing(self.folder):
+            self.writer.flush()
 
 
 def swap_grid(model: TCP, pictures: np.ndarray, contents: int = 6, styles: int = 6) -> np.ndarray:
@@ -216,7 +249,7 @@ def tile(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 class Checkpoints(Clock):
     """Saves every so many kimg and at the end; `save` may be called at any time between steps."""
 
-    def __init__(self, manager: tf.train.CheckpointManager, every_kimg: float, batch_size: int, start_step: int):
+    def __init__(self, manager: checkpoints.Manager, every_kimg: float, batch_size: int, start_step: int):
         super().__init__(every_kimg, batch_size, start_step)
         self.manager, self.saved_step = manager, start_step
 
@@ -228,6 +261,7 @@ class Checkpoints(Clock):
 
         Raises:
             NonFiniteLoss: the step has spoilt the weights; its losses, taken before it, do not show that yet.
+            CannotWrite: the checkpoint cannot be written; those before it are as they were.
         """
         if self.step != self.saved_step:
             bad = [weight for weight in self.model.weights if not np.all(np.isfinite(weight.numpy()))]
@@ -237,7 +271,8 @@ class Checkpoints(Clock):
                     f"{len(bad)} variables not finite after step {self.step}, the first of them {first}; "
                     f"last good checkpoint: {newest}"
                 )
-            self.manager.save(checkpoint_number=self.step)
+            with writing(self.manager.directory / f"ckpt-{self.step}"):
+                self.manager.save(checkpoint_number=self.step)
             self.saved_step = self.step
 
 

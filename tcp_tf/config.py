@@ -192,7 +192,7 @@ class AugmentConfig(Section):
 class OptimizerConfig(Section):
     """One optimizer, by the name and the arguments that Keras knows."""
 
-    name: str = knob("adam", "a registered Keras optimizer", min_length=1)
+    name: str = knob("adam", "a registered Keras optimizer; `Addons>NAME` in the addons stack", min_length=1)
     learning_rate: float = knob(0.002, "step size", gt=0)
     args: dict[str, Any] = knob(dict(ADAM_ARGS), "its other arguments; these defaults are kept for Adam only")
 
@@ -219,7 +219,9 @@ class OptimizersConfig(Section):
 class EmaConfig(Section):
     """The running average of encoder and generator, which is what is evaluated, edited with and exported."""
 
-    half_life_kimg: float = knob(10.0, "after this many pictures old weights count for half", "kimg", gt=0)
+    half_life_kimg: float = knob(
+        10.0, "after this many pictures old weights count for half; at most a quarter of those seen", "kimg", gt=0
+    )
 
 
 class TrainConfig(Section):
@@ -230,6 +232,9 @@ class TrainConfig(Section):
     grid_kimg: float = knob(100.0, "picture grids every so often", "kimg", gt=0)
     checkpoint_kimg: float = knob(100.0, "a checkpoint every so often", "kimg", gt=0)
     keep_checkpoints: int = knob(3, "older checkpoints are deleted", "checkpoints", ge=1)
+    rollbacks: int = knob(
+        0, "returns to the last good checkpoint, with other data, when numbers are not finite", "times", ge=0
+    )
     evaluate_examples: int = knob(256, "held-out pictures for the evaluation at the end", "images", ge=2)
 
 
@@ -403,9 +408,20 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError("\n".join(_explain(error))) from None
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML's safe dumper, which unaided loses the rarer ends of lines in a text: in a path they are letters."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        style = '"' if set(text) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
 def dump(config: Config) -> str:
     """The complete configuration, defaults included, as YAML that `load` reads back to an equal one."""
-    return str(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def flat(config: Config) -> Iterator[tuple[str, Any]]:

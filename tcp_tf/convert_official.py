@@ -63,8 +63,7 @@ def from_official(
             load_official(model, arrays)
             model.compile()
             run_dir.write_config(temporary, config)
-            saved = tf.train.Checkpoint(model=model)
-            run_dir.manager(temporary, saved, config.train.keep_checkpoints).save(checkpoint_number=0)
+            run_dir.manager(temporary, model.checkpoint(), config.train.keep_checkpoints).save(checkpoint_number=0)
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

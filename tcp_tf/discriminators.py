@@ -141,5 +141,6 @@ class PatchDiscriminator(keras.Model):
     def call(self, reference: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
         """Crops of a reference and of a query picture, each `[N, K, P, P, 3]` -> logits `[N, K]`."""
         crops = tf.shape(reference)[0]
-        both = self.features(tf.concat([reference, query], axis=0))
+        # Under mixed precision Keras 2 casts a layer's first argument only, Keras 3 every one.
+        both = self.features(tf.concat([reference, tf.cast(query, reference.dtype)], axis=0))
         return self.pair(both[:crops], both[crops:])

@@ -19,7 +19,7 @@ from typing import Optional
 import keras
 import tensorflow as tf
 
-from tcp_tf import blending, losses, ops
+from tcp_tf import blending, guards, losses, ops, optimizers
 from tcp_tf.autoencoder import AutoEncoder, build_encoder, build_generator
 from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
@@ -27,6 +27,7 @@ from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
 from tcp_tf.objective import CONSISTENCY_TERMS, Objective
 
+AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
 Terms = dict[str, tf.Tensor]  # name -> one value per example
 
 
@@ -88,11 +89,19 @@ class TCP(keras.Model):
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
         self.objective = Objective(config.loss, replicas, config.data.batch_size)
-        self.average_decay = 0.5 ** (config.data.batch_size / 1000.0 / config.ema.half_life_kimg)
         self.ema = AutoEncoder(
             self.encoder_ema, self.generator_ema, strategy=config.blend.strategy, noise=config.model.noise
         )
         self.built = True
+
+    def average_decay(self, step: tf.Tensor) -> tf.Tensor:
+        """What the old average counts for after the given step (a scalar, counted from 0).
+
+        The half-life grows with the training up to its value: in a short one, too, the average forgets the beginning.
+        """
+        seen = tf.cast(step + 1, tf.float32) * self.config.data.batch_size
+        half_life = tf.minimum(1000.0 * self.config.ema.half_life_kimg, AVERAGED_SHARE * seen)
+        return 0.5 ** (self.config.data.batch_size / half_life)
 
     def _averages(self):
         return ((self.encoder_ema, self.encoder), (self.generator_ema, self.generator))
@@ -130,10 +139,20 @@ class TCP(keras.Model):
     def compile(self) -> None:
         """Makes and builds both optimizers from the configuration."""
         settings = self.config.optimizer
-        self.discriminator_optimizer = make_optimizer(settings.discriminator)
-        super().compile(optimizer=make_optimizer(settings.generator), jit_compile=False)
-        self.optimizer.build(self.generator_side)
-        self.discriminator_optimizer.build(self.discriminator_side)
+        self.discriminator_optimizer = optimizers.make(settings.discriminator, "optimizer.discriminator")
+        super().compile(optimizer=optimizers.make(settings.generator, "optimizer.generator"), jit_compile=False)
+        optimizers.build(self.optimizer, self.generator_side)
+        optimizers.build(self.discriminator_optimizer, self.discriminator_side)
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """All that a training continues from, once compiled: networks, averages, step and the optimizers' states.
+
+        Both generations of Keras write and read it alike, which what they make of a whole model is not.
+        """
+        names = ("encoder", "generator", "discriminator", "patch_discriminator", "encoder_ema", "generator_ema", "step")
+        parts = {name: getattr(self, name) for name in names}
+        states = {name: optimizers.state(getattr(self, name)) for name in ("optimizer", "discriminator_optimizer")}
+        return tf.train.Checkpoint(model=tf.train.Checkpoint(**parts, **states))
 
     @property
     def generator_side(self) -> list[tf.Variable]:
@@ -149,16 +168,26 @@ class TCP(keras.Model):
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of both optimizers; returns the raw terms' means over the global batch, by name.
 
-        Terms of `objective.intervals` are computed on every so-manyth step only and are 0 on the others.
+        Terms of `objective.intervals` are computed on every so-manyth step only and are 0 on the others. Beside the
+        terms stand `gradients/g` and `gradients/d`, the lengths of one replica's gradients (mean over the replicas).
+
+        Raises:
+            tf.errors.InvalidArgumentError: a mean or a gradient is not finite on some replica (see
+                `guards.not_finite`); nothing has changed on any.
         """
         gradients, terms = self.gradients(batch)
-        self.optimizer.apply_gradients(zip(gradients["g"], self.generator_side))
-        self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
-        for average, network in self._averages():
-            for target, source in zip(average.weights, network.weights):
-                target.assign(target + (1.0 - self.average_decay) * (source - target))
-        self.step.assign_add(1)
-        return self._logged(terms)
+        for side, values in gradients.items():
+            terms[f"gradients/{side}"] = self.objective.replicas * guards.norm(values)
+        means = self._logged(terms)
+        with tf.control_dependencies([guards.assert_finite(means)]):
+            self.optimizer.apply_gradients(zip(gradients["g"], self.generator_side))
+            self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
+            share = 1.0 - self.average_decay(tf.convert_to_tensor(self.step))
+            for average, network in self._averages():
+                for target, source in zip(average.weights, network.weights):
+                    target.assign(target + share * (source - target))
+            self.step.assign_add(1)
+        return means
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms.
@@ -373,10 +402,3 @@ def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: list) 
     """
     gradients = tape.gradient(target, sources)
     return [tf.zeros(s.shape, s.dtype) if g is None else g for g, s in zip(gradients, sources)]
-
-
-def make_optimizer(settings) -> keras.optimizers.Optimizer:
-    """The registered Keras optimizer of this name, learning rate and arguments."""
-    return keras.optimizers.get(
-        {"class_name": settings.name, "config": {"learning_rate": settings.learning_rate, **settings.args}}
-    )

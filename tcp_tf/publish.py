@@ -78,7 +78,9 @@ def publish(directory: Path, output: Path, note: str) -> None:
         run_dir.write_averages(temporary, autoencoder)
         text = card(str(output), config, report, *training_hours(directory), note)
         (temporary / "README.md").write_text(text, encoding="utf-8")
-        (temporary / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (temporary / "evaluation.json").write_text(
+            json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
         temporary.chmod(0o755)
         temporary.rename(output)
     except BaseException:

@@ -1,10 +1,11 @@
 """A run directory: everything that one training leaves behind, and how it is read again.
 
     RUN/config.yaml          the complete configuration
-    RUN/checkpoints/         networks, averages, both optimizers, the step; rotated
+    RUN/checkpoints/         networks, averages, both optimizers, the step; rotated, see `tcp_tf.checkpoints`
     RUN/metrics.jsonl        one line of metrics per tick
     RUN/tensorboard/         the same as curves, and the picture grids
     RUN/grids/*.png          picture grids
+    RUN/.lock                who is training in it
 
 What is shipped with the code (`pretrained/...`) and what is converted from elsewhere has the same shape, at least
 `config.yaml` and `checkpoints/`.
@@ -12,25 +13,66 @@ What is shipped with the code (`pretrained/...`) and what is converted from else
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import socket
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Optional, Union
 
 import tensorflow as tf
 
+from tcp_tf import checkpoints
 from tcp_tf import config as configuration
 from tcp_tf.autoencoder import AutoEncoder
+from tcp_tf.checkpoints import RunDirectoryError
 from tcp_tf.config import Config
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 PathLike = Union[str, Path]
 
+log = logging.getLogger(__name__)
 
-class RunDirectoryError(ValueError):
-    """A run directory that cannot be used; one line that names it and says why."""
+
+@contextlib.contextmanager
+def claimed(run_dir: PathLike) -> Iterator[None]:
+    """Holds a run directory, made where needed, for one training alone.
+
+    The operating system holds the lock for the open file and drops it when the process ends, however it ends; the
+    file that stays behind means nothing. On a network file system it is as good as that system's locks.
+
+    Raises:
+        RunDirectoryError: another training holds it; the line names its process.
+    """
+    import fcntl  # missing on Windows, where the models can be used all the same
+
+    path = Path(run_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunDirectoryError(
+                f"{run_dir}: {holder} is training in it; let it end, or choose another run directory"
+            ) from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); no second training may use it", run_dir, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for leftover in path.glob(".config-*"):
+            leftover.unlink()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def write_config(run_dir: PathLike, config: Config) -> None:
@@ -56,14 +98,24 @@ def read_config(run_dir: PathLike) -> Config:
     return configuration.load(file)
 
 
-def manager(run_dir: PathLike, checkpoint: tf.train.Checkpoint, keep: int) -> tf.train.CheckpointManager:
-    """The checkpoint manager of a run: the newest `keep` checkpoints stay."""
-    return tf.train.CheckpointManager(checkpoint, str(Path(run_dir) / CHECKPOINTS), max_to_keep=keep)
+def manager(
+    run_dir: PathLike, checkpoint: tf.train.Checkpoint, keep: int, say: Callable[[str], None] = log.warning
+) -> checkpoints.Manager:
+    """The checkpoint manager of a run: the newest `keep` checkpoints stay.
+
+    Raises:
+        RunDirectoryError: there are checkpoints, but none is whole.
+    """
+    return checkpoints.Manager(Path(run_dir) / CHECKPOINTS, checkpoint, keep, say)
 
 
 def latest_checkpoint(run_dir: PathLike) -> Optional[str]:
-    """Prefix of the newest checkpoint, or None where there is none."""
-    return tf.train.latest_checkpoint(str(Path(run_dir) / CHECKPOINTS))
+    """Prefix of the newest whole checkpoint, or None where there is none; a damaged newer one is warned of.
+
+    Raises:
+        RunDirectoryError: there are checkpoints, but none is whole.
+    """
+    return checkpoints.newest(Path(run_dir) / CHECKPOINTS)
 
 
 def write_averages(run_dir: PathLike, autoencoder: AutoEncoder) -> None:
@@ -76,7 +128,7 @@ def load_autoencoder(run_dir: PathLike) -> tuple[AutoEncoder, Config]:
     """The averaged encoder and generator of a run's newest checkpoint, in float32 unless the global policy says other.
 
     Raises:
-        RunDirectoryError: no configuration, no checkpoint, or one that does not fit the configuration.
+        RunDirectoryError: no configuration, no whole checkpoint, or one that does not fit the configuration.
     """
     config = read_config(run_dir)
     prefix = latest_checkpoint(run_dir)

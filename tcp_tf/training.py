@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any, Callable
 
@@ -9,14 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tcp_tf import callbacks, data, evaluate, run_dir, sources
+from tcp_tf import callbacks, checkpoints, data, evaluate, guards, run_dir, sources
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
 
 GRID_PICTURES = 12
-# Beside `model.*`, what decides which variables there are and their shapes: cannot change within a run.
-FIXED_KEYS = ("data.resolution", "optimizer.generator.name", "optimizer.discriminator.name")
+ANOTHER_SEED = 0x9E3779B1  # odd, so that all multiples differ; far from the small seeds that people choose
+# What decides which variables there are, and their shapes and meaning: cannot change within a run.
+FIXED_KEYS = re.compile(r"model\..*|data\.resolution|optimizer\..*\.name")
 
 
 def devices(config: Config) -> list[str]:
@@ -55,90 +59,183 @@ def check_resumption(directory: Path, config: Config, log: Callable[[str], None]
     """Compares the configuration with the one that a run directory was begun with, and says in one line what is new.
 
     Raises:
-        ValueError: what a checkpoint there holds has other shapes than this configuration asks for.
+        ValueError: what a checkpoint there holds has other shapes than this configuration asks for, or steps of
+            another size: kimg, data order and the schedule of the lazy terms all count steps.
     """
-    if run_dir.latest_checkpoint(directory) is None:
+    there = checkpoints.prefixes(directory / run_dir.CHECKPOINTS)
+    if not there:
         return
     before, now = (dict(configuration.flat(each)) for each in (run_dir.read_config(directory), config))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changes = {key: f"{key} {before.get(key)} -> {now.get(key)}" for key in keys}
-    fixed = [change for key, change in changes.items() if key.startswith("model.") or key in FIXED_KEYS]
+    fixed = [change for key, change in changes.items() if FIXED_KEYS.fullmatch(key)]
     if fixed:
         raise ValueError(
             f"{directory}: has checkpoints of other networks or optimizers ({', '.join(fixed)}); "
             f"choose another run directory or the old values"
         )
+    steps = checkpoints.number_of(there[-1])
+    if steps > 0 and "data.batch_size" in changes:
+        raise ValueError(
+            f"{directory}: has {steps} steps of another size ({changes['data.batch_size']}), by which its kimg are "
+            f"counted; choose another run directory or the old value"
+        )
     if changes:
         log(f"{directory}: goes on with {', '.join(changes.values())}")
 
 
+def facts(strategy: tf.distribute.Strategy, source: Any) -> dict[str, Any]:
+    """What a checkpoint tells the next process about this one, beside the configuration."""
+    parts = source.sources if isinstance(source, sources.JoinedSource) else [source]
+    digest = hashlib.sha256()
+    for part in parts:
+        # Pictures of a folder are known by their paths inside it, which also decide on their order.
+        for path in getattr(part, "paths", ()):
+            digest.update(os.fsencode(path) + b"\0")
+        digest.update(f"{len(part)}\n".encode())
+    return {
+        "replicas": strategy.num_replicas_in_sync,
+        "pictures": len(source),
+        "fingerprint": digest.hexdigest()[:16],
+        "rollbacks": 0,
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line for everything that makes this run another one than if it had never been stopped.
+
+    Args:
+        before: `facts` of the checkpoint; what it does not tell is not compared.
+        now: `facts` of this process.
+    """
+    lines = []
+    replicas = before.get("replicas", now["replicas"])
+    if replicas != now["replicas"]:
+        lines.append(
+            f"replicas {replicas} -> {now['replicas']}: schedule, order of the pictures and random draws stay the "
+            f"same; sums are rounded in another order, so the weights cannot be equal bit for bit"
+        )
+    if before.get("fingerprint", now["fingerprint"]) != now["fingerprint"]:
+        lines.append(
+            f"the training pictures have changed, from {before.get('pictures')} to {now['pictures']} or in their "
+            f"names: from here on the order is that of the new ones"
+        )
+    return lines
+
+
 def train(config: Config, directory: Path, log: Callable[[str], None] = print) -> TCP:
-    """Trains from the newest checkpoint of `directory`, or from scratch, to the configured kimg.
+    """Trains from the newest whole checkpoint of `directory`, or from scratch, to the configured kimg.
 
     Raises:
         callbacks.Interrupted: a signal arrived; everything up to the last finished step is saved.
-        callbacks.NonFiniteLoss: a loss is not finite.
+        callbacks.NonFiniteLoss: a number is not finite, and `train.rollbacks` are used up.
+        callbacks.CannotWrite: the disk is full or refuses for another reason; the last good checkpoint is intact.
         ValueError: the data, the devices or the run directory cannot be used.
+        OSError: the run directory cannot be written.
     """
-    check_resumption(directory, config, log)
-    strategy = prepare(config)
-    source = sources.open_source(config.data, "train")
-    held_out = sources.open_source(config.data, "validation")
-    pictures = data.evaluation_images(held_out, GRID_PICTURES, config)
-    with strategy.scope():
-        model = TCP(config)
-        model.compile()
-    run_dir.write_config(directory, config)
-    checkpoint = tf.train.Checkpoint(model=model)
-    manager = run_dir.manager(directory, checkpoint, config.train.keep_checkpoints)
-    if manager.latest_checkpoint:
-        try:
-            checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{manager.latest_checkpoint}: does not fit this configuration: {reason}") from error
-        log(f"resumed from {manager.latest_checkpoint}")
-    start = int(model.step.numpy())
-    total = max(1, round(config.train.kimg * 1000 / config.data.batch_size))
-    if start >= total:
-        log(f"{directory}: already trained to {total * config.data.batch_size / 1000:g} kimg")
-        return model
-    fit(model, source, directory, manager, pictures, start, total)
-    return model
+    with run_dir.claimed(directory):
+        check_resumption(directory, config, log)
+        strategy = prepare(config)
+        source = sources.open_source(config.data, "train")
+        held_out = sources.open_source(config.data, "validation")
+        pictures = data.evaluation_images(held_out, GRID_PICTURES, config)
+        with strategy.scope():
+            model = TCP(config)
+            model.compile()
+        manager = run_dir.manager(directory, model.checkpoint(), config.train.keep_checkpoints, log)
+        manager.facts = facts(strategy, source)
+        if manager.latest_checkpoint:
+            known = restore(manager, manager.latest_checkpoint)
+            for line in differences(known, manager.facts):
+                log(f"{directory}: {line}")
+            manager.facts["rollbacks"] = int(known.get("rollbacks", 0))
+            log(f"resumed from {manager.latest_checkpoint}")
+        with callbacks.writing(directory / run_dir.CONFIG):
+            run_dir.write_config(directory, config)
+        total = max(1, round(config.train.kimg * 1000 / config.data.batch_size))
+        if int(model.step.numpy()) >= total:
+            log(f"{directory}: already trained to {total * config.data.batch_size / 1000:g} kimg")
+            return model
+        while True:
+            try:
+                fit(model, source, directory, manager, pictures, int(model.step.numpy()), total)
+                return model
+            except callbacks.CannotWrite as error:
+                raise callbacks.CannotWrite(f"{error}; last good checkpoint: {manager.latest_checkpoint}") from error
+            except callbacks.NonFiniteLoss as error:
+                used, allowed = manager.facts["rollbacks"], config.train.rollbacks
+                told_to_stop = isinstance(error.__context__, callbacks.Interrupted)
+                good = checkpoints.newest(manager.directory, log) if used < allowed and not told_to_stop else None
+                if good is None:
+                    raise
+                restore(manager, good)
+                manager.facts["rollbacks"] = used + 1
+                log(f"{error}; goes back to it with another order of pictures, {used + 1} of {allowed} times")
+
+
+def restore(manager: checkpoints.Manager, prefix: str) -> dict[str, Any]:
+    """Reads a checkpoint into what the manager writes, and returns what it tells of its run.
+
+    Raises:
+        ValueError: it holds other variables.
+    """
+    try:
+        manager.checkpoint.restore(prefix).assert_consumed()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{prefix}: does not fit this configuration: {reason}") from error
+    return checkpoints.facts(prefix)
 
 
 def fit(
     model: TCP,
     source: Any,
     directory: Path,
-    manager: tf.train.CheckpointManager,
+    manager: checkpoints.Manager,
     pictures: Any,
     start: int,
     total: int,
 ) -> None:
-    """Steps `start` to `total`, with everything that is written on the way."""
+    """Steps `start` to `total`, with everything that is written on the way.
+
+    Raises:
+        Interrupted, NonFiniteLoss, CannotWrite: see `train`.
+    """
     config, batch = model.config, model.config.data.batch_size
     metrics = callbacks.Metrics(directory, config.train.tick_kimg, batch, start, total)
     grids = callbacks.Grids(directory, config.train.grid_kimg, batch, start, pictures)
-    checkpoints = callbacks.Checkpoints(manager, config.train.checkpoint_kimg, batch, start)
+    saver = callbacks.Checkpoints(manager, config.train.checkpoint_kimg, batch, start)
     stop = callbacks.StopOnSignal()
-    dataset = data.training_dataset(config, source, start)
+    dataset = data.training_dataset(reordered(config, manager.facts.get("rollbacks", 0)), source, start)
     try:
         model.fit(
             dataset,
             epochs=1,
             steps_per_epoch=total - start,
             verbose=0,
-            callbacks=[metrics, checkpoints, grids, stop],
+            shuffle=False,
+            callbacks=[metrics, saver, grids, stop],
         )
-        checkpoints.save()
+        saver.save()
         grids.draw()
     except callbacks.Interrupted:
-        checkpoints.save()
+        saver.save()
         raise
+    except tf.errors.InvalidArgumentError as error:
+        names = guards.not_finite(error)
+        if names is None:
+            raise
+        raise callbacks.NonFiniteLoss(
+            f"{names} not finite at step {metrics.step + 1}; last good checkpoint: {manager.latest_checkpoint}"
+        ) from error
     finally:
         metrics.close()
         stop.restore()
+
+
+def reordered(config: Config, times: int) -> Config:
+    """The same with another order of pictures, crops and flips for every number of times; 0 is the usual order."""
+    return config.model_copy(update={"seed": (config.seed + times * ANOTHER_SEED) % 2**31})
 
 
 def report(directory: Path) -> None:

@@ -33,10 +33,20 @@ def enliven(*networks: Any) -> None:
     for network in networks:
         for number, variable in enumerate(network.weights):
             drawn = tf.random.stateless_normal(variable.shape, [number, 7])
-            if variable.name == "kernel":
+            if kind(variable) == "kernel":
                 variable.assign(drawn)
             else:
                 variable.assign_add(0.3 * drawn)
+
+
+def kind(variable: Any) -> str:
+    """The last part of a variable's name, without the path and number that Keras 2 puts around it."""
+    return str(variable.name).split("/")[-1].split(":")[0]
+
+
+def label(variable: Any) -> str:
+    """A variable's name for messages: its path, which Keras 2 does not know."""
+    return str(getattr(variable, "path", variable.name))
 
 
 def relative_difference(ours: Any, expected: Any) -> float:

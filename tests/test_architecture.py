@@ -33,8 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     # training's arithmetic: values per example, then weights and replicas, then random draws
     "losses": {"ops"},
     "objective": {"config", "losses"},
+    "guards": set(),
     "draws": {"config", "masks", "generator"},
-    "model": {"config", "ops", "autoencoder", "blending", "losses", "objective", "draws"} | NETWORKS,
+    "optimizers": {"config"},
+    "model": {"config", "ops", "autoencoder", "blending", "guards", "losses", "objective", "draws", "optimizers"}
+    | NETWORKS,
     # bytes to images
     "images": set(),
     "folder": {"images"},
@@ -54,10 +57,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"metrics", "pairs"},
     # what a training leaves behind
     "allocator": set(),
-    "run_dir": {"config", "autoencoder"},
+    "checkpoints": set(),
+    "run_dir": {"config", "autoencoder", "checkpoints"},
     # the host's side of training
-    "callbacks": {"config", "autoencoder", "blending", "data", "images", "masks", "model", "ops"},
-    "training": {"config", "callbacks", "data", "evaluate", "model", "run_dir", "sources"},
+    "callbacks": {"config", "autoencoder", "blending", "data", "images", "masks", "model", "ops"}
+    | {"checkpoints", "guards", "objective"},
+    "training": {"config", "callbacks", "checkpoints", "data", "evaluate", "guards", "model", "run_dir", "sources"},
     "publish": {"allocator", "autoencoder", "config", "evaluate", "run_dir"},
     # the official checkpoints
     "torch_file": set(),
@@ -88,6 +93,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # outside the package
     "export": {"config", "autoencoder", "blending", "images", "ops", "run_dir"},
     "train": {"allocator", "config", "callbacks", "training"},
+    "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
+    | {"discriminators", "official_names"},
 }
 
 # Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.
@@ -120,7 +127,7 @@ def room_of(file: Path) -> str:
 
 
 def source_files() -> list[Path]:
-    files = [file for folder in ("tcp_tf", "export") for file in sorted((ROOT / folder).rglob("*.py"))]
+    files = [file for folder in ("tcp_tf", "export", "benchmarks") for file in sorted((ROOT / folder).rglob("*.py"))]
     return [*files, *(file for file in [ROOT / "train.py"] if file.exists())]
 
 
@@ -147,7 +154,7 @@ def rooms_imported(file: Path) -> set[str]:
         parts = module.split(".")
         if parts[0] == "tcp_tf" and len(parts) > 1 and not parts[1].startswith("__"):
             rooms.add(parts[1])
-        elif parts[0] in ("export", "train"):
+        elif parts[0] in ("export", "train", "benchmarks"):
             rooms.add(parts[0])
     return rooms - {room_of(file)}
 
@@ -196,7 +203,7 @@ def test_every_library_is_in_the_requirements() -> None:
     for file in source_files():
         for module in imports_of(file):
             top = module.split(".")[0]
-            if top not in sys.stdlib_module_names and top not in ("tcp_tf", "export", "train"):
+            if top not in sys.stdlib_module_names and top not in ("tcp_tf", "export", "train", "benchmarks"):
                 assert DISTRIBUTION.get(top, top).lower() in declared, f"{file.relative_to(ROOT)} imports {top}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcp_tf.config import Config, ConfigError, dump, from_dict, load, reference
@@ -193,6 +193,7 @@ def test_a_config_cannot_be_changed() -> None:
         config.seed = 3
 
 
+@example(r1_gamma=0.0, learning_rate=1.0, kimg=1.0, seed=0, path="\x85 \u2028\u2029")
 @settings(max_examples=50, deadline=None)
 @given(
     r1_gamma=st.floats(0, 1e6),

@@ -6,11 +6,13 @@ training calls `train.main` in this process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -24,15 +26,17 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 import tensorflow as tf
+from kills import cut, flip
 from PIL import Image
 from small import SETTINGS, TINY, small_config
 
 import train
-from tcp_tf import callbacks, run_dir, training
+from tcp_tf import callbacks, checkpoints, run_dir, training
 from tcp_tf.model import TCP
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, EVERY = 56, 8  # steps of the training, and from one checkpoint to the next
+KILLS = int(os.environ.get("TCP_KILLS", "0"))  # of real processes, beside those of `runs`; 20 take some minutes
 KIMG = [f"train.kimg={STEPS * 4 / 1000}", f"train.checkpoint_kimg={EVERY * 4 / 1000}", "train.tick_kimg=0.004"]
 
 
@@ -165,14 +169,6 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path, model: TCP) -> N
     logger(tmp_path, model, start_step=4).close()
     assert [line["step"] for line in lines_of(tmp_path)] == [2, 4]
     assert os.listdir(tmp_path).count("metrics.jsonl") == 1
-
-
-def test_a_non_finite_term_is_named(tmp_path: Path, model: TCP) -> None:
-    metrics = logger(tmp_path, model)
-    metrics.on_train_batch_end(0, {"g/l1": 1.0})
-    with pytest.raises(callbacks.NonFiniteLoss, match="d/r1, g/l1 not finite at step 2; last good checkpoint: None"):
-        metrics.on_train_batch_end(1, {"g/l1": math.nan, "d/r1": math.inf, "dp/r1": 1.0})
-    metrics.close()
 
 
 def test_spoilt_weights_are_not_saved(tmp_path: Path) -> None:
@@ -397,3 +393,62 @@ def test_an_absurd_learning_rate_stops_the_run(runs: Runs) -> None:
     assert found[2] == run_dir.latest_checkpoint(runs.hopeless) and 1 < int(found[1]) < 10
     arrays = checkpoint_arrays(runs.hopeless)
     assert all(np.all(np.isfinite(array)) for array in arrays.values() if array.dtype == np.float32)
+
+
+@pytest.mark.slow
+def test_kills_damage_and_a_full_disk_change_not_one_bit(runs: Runs, arguments: list, tmp_path: Path) -> None:
+    """Checkpoints after every step, so that kills fall into their writing.
+
+    The first process finds its disk full, TCP_KILLS processes are killed, and another one ends the training; each time
+    something harms the newest checkpoint.
+    """
+    command = [*arguments, "--set", "train.checkpoint_kimg=0.004", "--run-dir", str(tmp_path)]
+    folder, chance = tmp_path / "checkpoints", random.Random(KILLS)
+
+    def begin(until: int) -> subprocess.Popen:
+        """A process that has come to this step."""
+        process = start(*command)
+        try:
+            wait_for_step(process, tmp_path, min(until, STEPS - 4))
+        except BaseException:
+            process.kill()
+            raise
+        return process
+
+    process = begin(4)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, 1000))  # no file may grow: as if the disk were full
+    code, output, errors = finish(process)
+    assert code == 2 and "Traceback" not in errors, errors[-2000:]
+    (line,) = [line for line in errors.splitlines() if "train.py: " in line]
+    found = re.search(rf"train\.py: {tmp_path}/\S+ cannot be written: .+; last good checkpoint: (\S+)$", line)
+    assert found is not None, line
+    assert found[1] == run_dir.latest_checkpoint(tmp_path) and checkpoints.number_of(found[1]) >= 3
+    flip(Path(f"{found[1]}.data-00000-of-00001"))
+
+    def whole_and_damaged() -> tuple[str, str]:
+        """The newest whole checkpoint, and what is to be said of a damaged newer one."""
+        there = checkpoints.prefixes(folder)
+        good = [prefix for prefix in there if not checkpoints.damage(prefix)][-1]
+        return good, "damaged" if good == there[-1] else f"{there[-1]}: damaged, "
+
+    good, damaged = whole_and_damaged()
+    assert damaged != "damaged"
+    for number in range(KILLS):
+        process = begin(checkpoints.number_of(good) + 4)
+        time.sleep(chance.uniform(0.0, 0.1))
+        with contextlib.suppress(FileNotFoundError):  # training goes on, and may just be deleting it
+            (cut, flip)[number % 2](Path(f"{checkpoints.prefixes(folder)[-1]}.data-00000-of-00001"))
+        process.kill()
+        code, output, errors = finish(process)
+        assert code == -signal.SIGKILL, errors[-2000:]
+        if "resumed" in output:  # the last of many may be killed before
+            assert f"resumed from {good}" in output and (damaged in output) == (damaged != "damaged")
+        good, damaged = whole_and_damaged()
+
+    code, output, errors = finish(start(*command))
+    assert code == 0, errors[-2000:]
+    assert f"resumed from {good}" in output and (damaged in output) == (damaged != "damaged")
+    calm, disturbed = checkpoint_arrays(runs.calm), checkpoint_arrays(tmp_path)
+    assert set(calm) == set(disturbed)
+    assert not [name for name in calm if not np.array_equal(calm[name], disturbed[name])]
+    assert not [path for path in folder.iterdir() if path.name.startswith(checkpoints.WRITING)]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tcp_tf import __version__, allocator, evaluate, run_dir
-from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
 
 

@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "callbacks": {"config", "autoencoder", "blending", "data", "images", "masks", "model", "ops"}
     | {"checkpoints", "guards", "objective"},
     "training": {"config", "callbacks", "checkpoints", "data", "evaluate", "guards", "model", "run_dir", "sources"},
-    "publish": {"allocator", "autoencoder", "config", "evaluate", "run_dir"},
+    "publish": {"allocator", "config", "evaluate", "run_dir"},
     # the official checkpoints
     "torch_file": set(),
     "official_names": {"layers"} | NETWORKS,

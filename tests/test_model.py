@@ -424,9 +424,7 @@ def test_two_replicas_are_one(tmp_path: Path) -> None:
 
     Adam divides a gradient by its own size: at its usual epsilon a gradient of almost 0 becomes a whole step in the
     direction of its rounding, and one that is wrong by a factor looks right. A larger epsilon, and plain gradient
-    descent on the other side, leave neither. The kink of L1 remains: where a mask covers all that a pixel depends on,
-    hybrid and swap are equal but for rounding, and L1 takes the sign of that. These seeds avoid it for four steps; at
-    the fifth, weights that agreed to 2e-7 are 1e-5 apart, by the rounding of one replica as well as of two.
+    descent on the other side, leave neither.
     """
     config = small_config(
         *("data.batch_size=8", "loss.r1_every=3", "loss.consistency_every=2", "augment.content_colours=0.5"),

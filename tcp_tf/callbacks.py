@@ -271,7 +271,7 @@ class Checkpoints(Clock):
                     f"{len(bad)} variables not finite after step {self.step}, the first of them {first}; "
                     f"last good checkpoint: {newest}"
                 )
-            with writing(self.manager.directory / f"ckpt-{self.step}"):
+            with writing(self.manager.directory / f"{checkpoints.STEM}-{self.step}"):
                 self.manager.save(checkpoint_number=self.step)
             self.saved_step = self.step
 

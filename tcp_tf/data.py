@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from tcp_tf import images
 from tcp_tf.config import Config, DataConfig
+from tcp_tf.images import to_uint8
 from tcp_tf.sources import JoinedSource, Source, open_source
 
 __all__ = ["evaluation_images", "open_source", "to_model", "to_uint8", "training_dataset"]
@@ -41,12 +42,6 @@ log = logging.getLogger(__name__)
 def to_model(image: Union[np.ndarray, tf.Tensor]) -> tf.Tensor:
     """uint8 0..255 to float32 in [-1, 1], any shape."""
     return tf.cast(image, tf.float32) / 127.5 - 1.0
-
-
-def to_uint8(image: Union[np.ndarray, tf.Tensor]) -> np.ndarray:
-    """Floats in [-1, 1] to the nearest uint8 0..255, any shape; values outside are clipped."""
-    values = np.asarray(image, np.float32)
-    return np.rint(np.clip((values + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
 
 
 def training_dataset(config: Config, source: Source, start_step: int = 0) -> tf.data.Dataset:

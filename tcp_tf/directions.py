@@ -6,7 +6,6 @@ slider moves a style along one of them, measured in standard deviations of the c
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Union
@@ -14,7 +13,7 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from tcp_tf import pictures
-from tcp_tf.styles import StyleError, normalized
+from tcp_tf.styles import StyleError, normalized, read_arrays
 
 
 class Directions(NamedTuple):
@@ -48,12 +47,7 @@ class Directions(NamedTuple):
         Raises:
             StyleError: it is not such a file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{name: file[name] for name in cls._fields})
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise StyleError(f"{path}: holds no directions: {reason}") from None
+        return cls(**read_arrays(path, cls._fields, "holds no directions"))
 
 
 def find(styles: np.ndarray, count: int = 8) -> Directions:

@@ -27,6 +27,7 @@ from tcp_tf import compositing, exported, pictures, run_dir, styles, tiling
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import SMALLEST_STYLE_GRID, Config
 from tcp_tf.encoder import Codes
+from tcp_tf.images import to_uint8
 from tcp_tf.pictures import PictureLike
 
 StyleLike = Union[PictureLike, np.ndarray]  # an array of one axis is an encoded style, anything else a picture
@@ -131,7 +132,7 @@ class Editor:
         if content.ndim != 3 or content.shape[2] != depth or not np.isfinite(content).all():
             raise EditError(f"content: finite numbers of shape [h, w, {depth}] are wanted, got {content.shape}")
         decoded = self.networks.decode(content, self.encode_style(np.asarray(style)))
-        return Image.fromarray(_to_levels(decoded))
+        return Image.fromarray(to_uint8(decoded))
 
     def swap(self, image: PictureLike, style: StyleLike) -> Image.Image:
         """The whole picture in the look of another."""
@@ -315,7 +316,7 @@ class Picture:
         """What the networks made of a picture that is not reduced, at the picture's size."""
         if self.work_shape == self.shape:
             return hybrid
-        return _to_model(_resized(_to_levels(hybrid), *self.shape))
+        return _to_model(_resized(to_uint8(hybrid), *self.shape))
 
     def _full_pixels(self, pixels: float) -> int:
         """A length at the working size, in whole pixels of the picture."""
@@ -323,7 +324,7 @@ class Picture:
 
     def _finished(self, result: np.ndarray, painted: Optional[np.ndarray] = None) -> Image.Image:
         """The result as a picture; outside what is painted, and where nothing can be seen, it is the original."""
-        levels = _to_levels(result)
+        levels = to_uint8(result)
         if painted is not None:
             levels = np.where(painted[..., None] > 0, levels, self.photo.pixels)
         if self.photo.alpha is not None:
@@ -347,11 +348,6 @@ def _checked_work_size(work_size: WorkSize) -> WorkSize:
 def _to_model(levels: np.ndarray) -> np.ndarray:
     """uint8 -> float32 in [-1, 1], as `data.to_model`."""
     return levels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
-
-
-def _to_levels(image: np.ndarray) -> np.ndarray:
-    """float in [-1, 1] -> uint8; values outside are clipped."""
-    return np.rint(np.clip((image + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
 
 
 def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -86,20 +86,25 @@ def _what_is_judged(config: Config, split: str, pairs: Pairs) -> dict[str, Any]:
     return {"split": split, "source": source, "resolution": side, "examples": len(pairs)}
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """Prints a report as aligned plain text, with the pooled PSNR and the number of pictures where they matter."""
-    print(f"{report['examples']} pairs of {report['source']}, {report['split']} split, {report['resolution']} px")
+def table(report: dict[str, Any]) -> str:
+    """A report as aligned plain text, with the pooled PSNR and the number of pictures where they matter."""
+    lines = [f"{report['examples']} pairs of {report['source']}, {report['split']} split, {report['resolution']} px"]
     found = report["measures"]
     width = max(len(name) for name in found)
-    print(f"{'measure':{width}}  better  {'mean':>9}  {'+-':>7}  {'pooled':>8}")
+    lines.append(f"{'measure':{width}}  better  {'mean':>9}  {'+-':>7}  {'pooled':>8}")
     for name, measure in found.items():
         better = "higher" if name.rpartition("/")[2].startswith(HIGHER_IS_BETTER) else "lower"
         error = "" if measure["standard_error"] is None else f"{measure['standard_error']:.4f}"
         pooled = f"{measure['pooled']:.3f}" if "pooled" in measure else ""
         fewer = f"  ({measure['count']} pairs)" if measure["count"] != report["examples"] else ""
-        print(f"{name:{width}}  {better:6}  {measure['mean']:9.4f}  {error:>7}  {pooled:>8}{fewer}".rstrip())
-    for note in report.get("notes", []):
-        print(note)
+        lines.append(f"{name:{width}}  {better:6}  {measure['mean']:9.4f}  {error:>7}  {pooled:>8}{fewer}".rstrip())
+    return "\n".join([*lines, *report.get("notes", [])])
+
+
+def write_json(report: dict[str, Any], file: Path) -> None:
+    """Writes a report to a file, making its directory where needed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def parse(arguments: Optional[list[str]] = None) -> argparse.Namespace:
@@ -137,11 +142,10 @@ def main(arguments: Optional[list[str]] = None) -> int:
         "checkpoint": Path(run_dir.latest_checkpoint(options.run_dir) or "").name,
         **report,
     }
-    print_table(report)
+    print(table(report))
     print(f"{time.monotonic() - begun:.0f} s")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(report, options.json)
     return 0
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -94,6 +94,12 @@ def resize_short_side(image: np.ndarray, side: int) -> np.ndarray:
     height, width = image.shape[:2]
     short = min(height, width)
     return resize(image, round(height * side / short), round(width * side / short))
+
+
+def to_uint8(image: Any) -> np.ndarray:
+    """Floats in [-1, 1], an array or a tensor of any shape, to the nearest uint8 0..255; others are clipped."""
+    values = np.asarray(image, np.float32)
+    return np.rint(np.clip((values + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
 
 
 def upright(image: Image.Image) -> Image.Image:

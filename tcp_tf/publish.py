@@ -9,8 +9,6 @@ card holds the whole evaluation, so that anyone can measure it again. A training
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import shutil
 import sys
@@ -34,8 +32,6 @@ def training_hours(directory: Path) -> tuple[float, float]:
 
 def card(name: str, config: Config, report: dict[str, Any], kimg: float, hours: float, note: str) -> str:
     """The model card in Markdown; `report` is from `evaluate.full_report`."""
-    with contextlib.redirect_stdout(io.StringIO()) as table:
-        evaluate.print_table(report)
     data = ", ".join(config.data.all_sources)
     return f"""# {name}
 
@@ -51,7 +47,7 @@ A tcp_tf {__version__} model (TCP, arXiv 2108.08674), trained on {data} at {conf
 The complete configuration is in `config.yaml`. What `python -m tcp_tf.evaluate --run-dir {name}` says of it:
 
 ```
-{table.getvalue().rstrip()}
+{evaluate.table(report)}
 ```
 
 It has seen only the data named above. Pictures made by it are not evidence of anything.
@@ -77,9 +73,7 @@ def publish(directory: Path, output: Path, note: str) -> None:
         run_dir.write_averages(temporary, autoencoder)
         text = card(str(output), config, report, *training_hours(directory), note)
         (temporary / "README.md").write_text(text, encoding="utf-8")
-        (temporary / "evaluation.json").write_text(
-            json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        evaluate.write_json(report, temporary / "evaluation.json")
         temporary.chmod(0o755)
         temporary.rename(output)
     except BaseException:

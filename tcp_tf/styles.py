@@ -34,12 +34,11 @@ class StyleLibrary(NamedTuple):
         Raises:
             StyleError: it is not such a file.
         """
+        read = read_arrays(path, ("names", "styles"), "not a library of styles")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                names, styles = tuple(str(name) for name in file["names"]), file["styles"].astype(np.float32)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise StyleError(f"{path}: not a library of styles: {reason}") from None
+            names, styles = tuple(str(name) for name in read["names"]), read["styles"].astype(np.float32)
+        except ValueError as error:
+            raise StyleError(f"{path}: not a library of styles: {error}") from None
         if styles.ndim != 2 or len(names) != len(styles):
             raise StyleError(f"{path}: not a library of styles: {len(names)} names, styles of shape {styles.shape}")
         return cls(names, styles)
@@ -57,6 +56,20 @@ class StyleLibrary(NamedTuple):
         rng = rng or np.random.default_rng()
         chosen = rng.choice(len(self.names), min(mix, len(self.names)), replace=False)
         return normalized(rng.dirichlet(np.ones(len(chosen))) @ self.styles[chosen])
+
+
+def read_arrays(path: Union[str, Path], names: Sequence[str], complaint: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file by their names; nothing in the file is executed.
+
+    Raises:
+        StyleError: it cannot be read or lacks one; `complaint` says in a few words what the file is not.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StyleError(f"{path}: {complaint}: {reason}") from None
 
 
 def normalized(style: np.ndarray) -> np.ndarray:

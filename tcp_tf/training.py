@@ -241,7 +241,7 @@ def reordered(config: Config, times: int) -> Config:
 def report(directory: Path) -> None:
     """Prints what the averaged weights are worth on held-out pictures, beside trivial answers where those exist."""
     autoencoder, config = run_dir.load_autoencoder(directory)
-    evaluate.print_table(evaluate.swap_report(autoencoder, config, config.train.evaluate_examples))
+    print(evaluate.table(evaluate.swap_report(autoencoder, config, config.train.evaluate_examples)))
 
 
 def summary(config: Config) -> str:

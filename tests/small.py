@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +26,22 @@ def small_batch(config: Config, seed: int = 0) -> dict[str, tf.Tensor]:
     size, side = config.data.batch_size, config.data.resolution
     images = tf.random.stateless_uniform([size, side, side, 3], [seed, 1], -1.0, 1.0)
     return {"image": images, "position": tf.range(size)}
+
+
+class Noise:
+    """A source of fixed noise pictures, as `sources` has them; `paths` as a folder's."""
+
+    name = "noise"
+
+    def __init__(self, count: int, side: int, paths: tuple[str, ...] = ()) -> None:
+        self.pictures = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def image(self, index: int, least: Optional[int] = None) -> np.ndarray:
+        return self.pictures[index]
 
 
 def enliven(*networks: Any) -> None:

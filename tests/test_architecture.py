@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compositing": set(),
     "tiling": {"autoencoder", "blending", "encoder", "generator", "ops"},
     "exported": {"config", "autoencoder"},
-    "editor": {"config", "autoencoder", "encoder", "run_dir"}
+    "editor": {"config", "autoencoder", "encoder", "images", "run_dir"}
     | {"compositing", "exported", "pictures", "styles", "tiling"},
     "cli_arguments": set(),
     "cli_files": {"images"},

@@ -6,6 +6,7 @@ are in `test_training.py`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -216,20 +217,25 @@ def test_what_tensorflow_leaves_when_killed_is_removed(folder: Path) -> None:
 # ---- a disk that fails
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """No file can grow beyond a kilobyte: what writes gets an error from the system, as on a full disk."""
+    """No file can grow beyond a kilobyte: what writes gets an error from the system, as on a full disk.
+
+    No longer than a saving takes, since it holds for the whole process, and so for pytest's own output to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_others(folder: Path, request: pytest.FixtureRequest) -> None:
+def test_a_full_disk_leaves_the_others(folder: Path) -> None:
     saved = Saved(folder)
-    request.getfixturevalue("full_disk")
     with (
         pytest.raises(callbacks.CannotWrite, match="ckpt-32 cannot be written: File too large$") as refused,
+        full_disk(),
         callbacks.writing(folder / "ckpt-32"),
     ):
         saved.save(32)

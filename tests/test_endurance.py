@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import TINY, small_config
+from small import TINY, Noise, small_config
 
 import train
 from tcp_tf import callbacks, checkpoints, data, run_dir, sources, training
@@ -66,35 +66,19 @@ def test_a_run_directory_that_cannot_be_made(tmp_path: Path, capsys: pytest.Capt
 # ---- other circumstances
 
 
-class Noise:
-    """A source of fixed noise pictures."""
-
-    name = "noise"
-
-    def __init__(self, count: int, paths: tuple[str, ...] = ()) -> None:
-        self.pictures = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def image(self, index: int, least: Any = None) -> np.ndarray:
-        return self.pictures[index]
-
-
 def test_what_is_not_as_it_was_is_said() -> None:
     one, two = (tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]) for count in (1, 2))
-    before = training.facts(one, Noise(3, ("a", "b", "c")))
+    before = training.facts(one, Noise(3, 16, ("a", "b", "c")))
     assert training.differences(before, before) == [] and training.differences({}, before) == []
-    (line,) = training.differences(before, training.facts(two, Noise(3, ("a", "b", "c"))))
+    (line,) = training.differences(before, training.facts(two, Noise(3, 16, ("a", "b", "c"))))
     assert line.startswith("replicas 1 -> 2: ") and "cannot be equal bit for bit" in line
-    for other in (Noise(3, ("a", "b", "d")), Noise(3, ("b", "a", "c")), Noise(4, ("a", "b", "c", "d"))):
+    for other in (Noise(3, 16, ("a", "b", "d")), Noise(3, 16, ("b", "a", "c")), Noise(4, 16, ("a", "b", "c", "d"))):
         (line,) = training.differences(before, training.facts(one, other))
         assert line.startswith(f"the training pictures have changed, from 3 to {len(other)} or in their names: ")
-    joined = sources.JoinedSource([Noise(3), Noise(2)])
+    joined = sources.JoinedSource([Noise(3, 16), Noise(2, 16)])
     assert (
         training.facts(one, joined)["fingerprint"]
-        != training.facts(one, sources.JoinedSource([Noise(2), Noise(3)]))["fingerprint"]
+        != training.facts(one, sources.JoinedSource([Noise(2, 16), Noise(3, 16)]))["fingerprint"]
     )
     assert training.facts(one, joined)["pictures"] == 6
 
@@ -138,7 +122,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
 
     monkeypatch.setattr(TCP, "gradients", gradients)
     monkeypatch.setattr(training.data, "training_dataset", spoilt)
-    monkeypatch.setattr(training.sources, "open_source", lambda settings, split: Noise(30))
+    monkeypatch.setattr(training.sources, "open_source", lambda settings, split: Noise(30, 16))
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # which takes long
     settings = [f"train.{key}" for key in ("kimg=0.032", "checkpoint_kimg=0.008", "tick_kimg=0.004", "rollbacks=1")]
     yield small_config(*settings)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import enliven, kind, label, relative_difference, small_batch, small_config
+from small import Noise, enliven, kind, label, relative_difference, small_batch, small_config
 
 from tcp_tf import blending, losses, ops, run_dir, training
 from tcp_tf import config as configuration
@@ -386,21 +386,6 @@ def test_mixed_bfloat16() -> None:
 # ---- replicas
 
 
-class Noise:
-    """A source of fixed noise pictures."""
-
-    name = "noise"
-
-    def __init__(self, count: int, side: int) -> None:
-        self.pictures = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def image(self, index: int, least: Optional[int] = None) -> np.ndarray:
-        return self.pictures[index]
-
-
 def fitted(config: Config, devices: list, directory: Path, steps: int) -> TCP:
     """A model after `steps` steps on the way of `train.py`, but without the graph's optimisation, which takes long."""
     with tf.distribute.MirroredStrategy(devices).scope():
@@ -408,7 +393,7 @@ def fitted(config: Config, devices: list, directory: Path, steps: int) -> TCP:
         model = TCP(config)
         enliven(model.encoder, model.generator, model.discriminator, model.patch_discriminator)
         model.compile()
-    manager = run_dir.manager(directory, tf.train.Checkpoint(model=model), 1)
+    manager = run_dir.manager(directory, model.checkpoint(), 1)
     held_out = small_batch(config)["image"].numpy()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:

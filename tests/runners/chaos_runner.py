@@ -18,32 +18,17 @@ import random
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from kills import Kill, cut, flip
-from small import small_batch, small_config
+from small import Noise, small_batch, small_config
 
 from tcp_tf import checkpoints, run_dir, training
 from tcp_tf.model import TCP
 
 STEPS, EVERY = 60, 3  # of the training, and from one checkpoint to the next
-
-
-class Noise:
-    """A source of fixed noise pictures."""
-
-    name = "noise"
-
-    def __init__(self, count: int, side: int) -> None:
-        self.pictures = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def image(self, index: int, least: Optional[int] = None) -> np.ndarray:
-        return self.pictures[index]
 
 
 def variables(model: TCP) -> list[Any]:

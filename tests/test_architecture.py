@@ -94,6 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"config", "autoencoder", "blending", "images", "ops", "run_dir"},
     "train": {"allocator", "config", "callbacks", "training"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
+    | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
     | {"discriminators", "official_names"},
 }
 

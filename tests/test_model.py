@@ -172,7 +172,9 @@ def plain_terms(model: TCP, batch: dict[str, tf.Tensor], r1: bool, consistency: 
         target = fixed if loss.stop_gradient_targets else tf.identity
         terms["g/code_consistency/content"] = losses.l1(again.content, target(content))
         terms["g/code_consistency/style"] = losses.l1(again.style, target(other))
-        terms["g/content_alignment"] = losses.l1(hybrid * masks, target(swap) * masks) + losses.l1(
+        inside = hybrid - target(swap)
+        inside *= tf.cast(tf.abs(inside) >= losses.ROUNDING, tf.float32)
+        terms["g/content_alignment"] = losses.l1(inside * masks, tf.zeros_like(inside)) + losses.l1(
             hybrid * (1 - masks), images * (1 - masks)
         )
     return terms

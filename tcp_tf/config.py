@@ -354,7 +354,12 @@ def _impossible(config: Config) -> Iterator[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads 1e-8 as the number it is in YAML 1.2."""
+    """Safe YAML that refuses duplicate keys and aliases and reads 1e-8 as the number it is in YAML 1.2."""
+
+    def compose_node(self, parent: Optional[yaml.Node], index: Any) -> Optional[yaml.Node]:
+        if self.check_event(yaml.AliasEvent):  # a few of them can stand for more values than any memory holds
+            raise ConfigError(f"*{self.peek_event().anchor}: aliases are not supported")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -377,7 +382,9 @@ def _parse(text: str, origin: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigError(f"{origin}: not a configuration: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: what looks like a date or a number and is none
         raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -390,7 +397,11 @@ def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
     if not file.is_file():
         beside = ", ".join(sorted(str(other) for other in file.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{file}: no such configuration; beside it: {beside}")
-    values = _parse(file.read_text(encoding="utf-8"), str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    values = _parse(text, str(file))
     if values is None:
         values = {}
     if not isinstance(values, dict):

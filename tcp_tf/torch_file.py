@@ -13,6 +13,7 @@ import collections
 import math
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -136,11 +137,25 @@ def _read(file: IO[bytes]) -> dict[str, np.ndarray]:
 def _unpickle(file: IO[bytes]) -> object:
     """Runs one pickle of the file; a damaged one may fail in any way, so every exception means the same here."""
     try:
+        _check_memory(file)
         return _Unpickler(file, encoding="utf-8").load()
     except _Refused:
         raise
     except Exception as error:
         raise _Refused(f"not a PyTorch checkpoint, or a damaged one ({type(error).__name__} in its pickle)") from None
+
+
+def _check_memory(file: IO[bytes]) -> None:
+    """Refuses what would make the interpreter take memory that the pickle's own length does not account for.
+
+    It keeps what is to be used again in an array, as long as the largest number that the pickle gives to any of it, and
+    makes a byte array as long as it is said to be before there is a byte of it.
+    """
+    start = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name == "BYTEARRAY8" or (opcode.name.endswith("PUT") and int(str(argument)) > count):
+            raise _Refused(f"not a PyTorch checkpoint, or a damaged one ({opcode.name} {argument} in its pickle)")
+    file.seek(start)
 
 
 def _described(content: object) -> dict[str, Tensor]:

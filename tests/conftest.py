@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,9 +31,19 @@ tf.config.set_logical_device_configuration(
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests last, otherwise in the order of the files."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests last, otherwise in the order of the files.
+
+    Where pytest-xdist hands whole files to several processes, files with slow tests come last, those with most of
+    them first, which leaves the short ones to fill the end.
+    """
+
+    def is_slow(item: pytest.Item) -> bool:
+        return item.get_closest_marker("slow") is not None
+
+    slow = Counter(item.path for item in items if is_slow(item))
+    in_files = bool(config.getoption("dist", "no") != "no" or os.environ.get("PYTEST_XDIST_WORKER"))
+    items.sort(key=lambda item: (item.path in slow, -slow[item.path], is_slow(item)) if in_files else is_slow(item))
 
 
 @pytest.fixture(scope="session")

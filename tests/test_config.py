@@ -130,6 +130,24 @@ def test_refused_in_one_line_that_names_the_key(tmp_path: Path, text: str, overr
     assert line in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"seed: \xee\x9b", "cannot be read: 'utf-8' codec can't decode byte"),
+        (b"seed: 2001-99-99", "not YAML: month must be in 1..12"),
+        (b"seed: " + b"[" * 5000, "not a configuration: nested too deeply"),
+        (b"a: &a [x, x]\nb: &b [*a, *a]", r"\*a: aliases are not supported"),  # thirty lines of this are a billion x
+        (b"seed: !!python/object/apply:os.system [x]", "not YAML: could not determine a constructor for the tag"),
+    ],
+)
+def test_hostile_files_are_refused_in_one_line(tmp_path: Path, content: bytes, line: str) -> None:
+    file = tmp_path / "hostile.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"hostile\.yaml: {line}") as refused:
+        load(file)
+    assert "\n" not in str(refused.value)
+
+
 def test_every_problem_gets_its_line(tmp_path: Path) -> None:
     lines = refusal(tmp_path, "seed: x\nloss: {r1_every: 0}\ndata: {batch: 3}")
     assert [line.split(":")[0] for line in lines] == ["seed", "data.batch", "loss.r1_every"]

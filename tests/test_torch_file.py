@@ -112,6 +112,24 @@ def test_a_callable_is_refused_by_name_and_not_called(tmp_path, kind, protocol):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # to be used again as number 2,147,483,647: an array of 16 GiB and more
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"ab.",  # a byte array of 1 TiB
+        b"p99999999999\n.",
+    ],
+)
+def test_a_short_pickle_takes_little_memory(tmp_path, content):
+    """Found by fuzzing: each of these once took gigabytes or half a minute."""
+    for file in (legacy(content), content):
+        (tmp_path / "a.pth").write_bytes(file)
+        with pytest.raises(TorchFileError, match="not a PyTorch checkpoint, or a damaged one"):
+            torch_file.read(tmp_path / "a.pth")
+    with pytest.raises(TorchFileError, match="not a PyTorch checkpoint, or a damaged one"):
+        torch_file.read(archive(tmp_path / "b.pth", content))
+
+
 def test_pytorchs_own_other_functions_are_refused(tmp_path):
     path = archive(tmp_path / "a.pth", b"ctorch.serialization\nload\n.")
     with pytest.raises(TorchFileError, match=r"asks for torch\.serialization\.load"):

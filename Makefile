@@ -103,7 +103,7 @@ $(ADDONS): requirements-addons.txt
 
 $(ADDONS_DEV): $(ADDONS)
 	@$(ADDONS_BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
-	  -r requirements-addons.txt 'hypothesis>=6.100,<7' 'pytest>=8.0,<9' 'scikit-image>=0.24,<0.26' 'tensorflow-serving-api>=2.15,<2.16'
+	  -r requirements-addons.txt 'hypothesis>=6.100,<7' 'pytest>=8.0,<9' 'pytest-xdist>=3.6,<4' 'scikit-image>=0.24,<0.26' 'tensorflow-serving-api>=2.15,<2.16'
 	@touch $@
 
 # Everything optional on top: what the tests, the web page, the pipeline and the client need.

@@ -232,6 +232,9 @@ class TrainConfig(Section):
     grid_kimg: float = knob(100.0, "picture grids every so often", "kimg", gt=0)
     checkpoint_kimg: float = knob(100.0, "a checkpoint every so often", "kimg", gt=0)
     keep_checkpoints: int = knob(3, "older checkpoints are deleted", "checkpoints", ge=1)
+    accumulate: int = knob(
+        1, "parts of a replica's batch that are worked on one after another, in the memory of one", "parts", ge=1
+    )
     rollbacks: int = knob(
         0, "returns to the last good checkpoint, with other data, when numbers are not finite", "times", ge=0
     )

@@ -70,9 +70,11 @@ class TCP(keras.Model):
     def __init__(self, config: Config, **kwargs):
         super().__init__(name="tcp", **kwargs)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if config.data.batch_size % (2 * replicas):
+        parts = config.train.accumulate
+        if config.data.batch_size % (2 * replicas * parts):
+            each = f"each of {parts} parts of each replica" if parts > 1 else "each replica"
             raise ValueError(
-                f"data.batch_size must give each replica the same even number of pictures, "
+                f"data.batch_size must give {each} the same even number of pictures, "
                 f"got {config.data.batch_size} for {replicas} replicas"
             )
         self.config = config
@@ -175,7 +177,7 @@ class TCP(keras.Model):
             tf.errors.InvalidArgumentError: a mean or a gradient is not finite on some replica (see
                 `guards.not_finite`); nothing has changed on any.
         """
-        gradients, terms = self.gradients(batch)
+        gradients, terms = self.accumulated_gradients(batch)
         for side, values in gradients.items():
             terms[f"gradients/{side}"] = self.objective.replicas * guards.norm(values)
         means = self._logged(terms)
@@ -188,6 +190,33 @@ class TCP(keras.Model):
                     target.assign(target + share * (source - target))
             self.step.assign_add(1)
         return means
+
+    def accumulated_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
+        """`gradients` of `train.accumulate` equal parts of the batch, one after another: in the memory of one part.
+
+        No example depends on another but on its neighbour, which is in the same part, so the sum over the parts is the
+        gradient of the whole batch but for rounding, and so are the terms' means. Only the codes' variances are means
+        over the parts instead of over the batch.
+        """
+        parts = self.config.train.accumulate
+        if parts == 1:
+            return self.gradients(batch)
+        stacked = {name: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for name, v in batch.items()}
+        sides = [*self.generator_side, *self.discriminator_side]
+        names: list[str] = []
+
+        def add(number: tf.Tensor, means: tf.Tensor, *sums: tf.Tensor) -> list[tf.Tensor]:
+            gradients, terms = self.gradients({name: values[number] for name, values in stacked.items()})
+            names[:] = terms
+            means += tf.stack([tf.reduce_mean(values) for values in terms.values()]) / parts
+            values = [*gradients["g"], *gradients["d"]]
+            return [number + 1, means, *(total + value / parts for total, value in zip(sums, values))]
+
+        means = tf.zeros([len(self.objective.weights) + len(Codes._fields)])
+        sums = [tf.zeros(variable.shape, variable.dtype) for variable in sides]
+        _, means, *sums = tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), means, *sums])
+        count = len(self.generator_side)
+        return {"g": sums[:count], "d": sums[count:]}, dict(zip(names, tf.unstack(means)))
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms.

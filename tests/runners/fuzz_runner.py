@@ -152,7 +152,8 @@ def configurations(folder: Path) -> Target:
     words = [b"&a ", b"*a", b"!!python/object/apply:os.system [x]", b"[", b"{", b": ", b"\n  ", b"- ", b"1e999", b"-1"]
     words += [b"99999999999999999999", b".nan", b"null", b"'", b'"', b"|\n", b"<<: *a", b"\xff", b"\x00", b"folder:/x"]
     words += [b"[" * 5000, b"{a: " * 2000, b"a: &a [*a]\n", b"2001-01-01", b"0o17", b"? "]
-    return Target(read, [file.read_bytes() for file in (ROOT / "configs").glob("*.yaml")], (config.ConfigError,), words)
+    seeds = [file.read_bytes() for file in sorted((ROOT / "configs").glob("*.yaml"))]
+    return Target(read, seeds, (config.ConfigError,), words)
 
 
 def checkpoints(folder: Path) -> Target:
@@ -222,6 +223,7 @@ def requests(_: Path) -> Target:
         picture, error = bytes(answer["image_bytes"].numpy()[0]), bytes(answer["error"].numpy()[0])
         assert bool(error) != bool(picture), "either a picture or a sentence"
 
+    read(good)  # the first call makes the graph
     seeds = [*picture_seeds(), good, mask, picture_bytes("PNG", size=(500, 500))]
     return Target(read, seeds, (tf.errors.InvalidArgumentError,))
 
@@ -243,10 +245,10 @@ def run(name: str, count: int, seed: int = 0, report: Optional[Callable[[str], N
     """Feeds `count` inputs to a target; returns how often each thing came of it.
 
     Raises:
-        Broken: by the input that is then in `fuzz-NAME.bin` of the temporary directory.
+        Broken: by the input that is then in `fuzz-NAME-PID.bin` of the temporary directory.
     """
     outcomes: Counter[str] = Counter()
-    kept = Path(tempfile.gettempdir()) / f"fuzz-{name}.bin"
+    kept = Path(tempfile.gettempdir()) / f"fuzz-{name}-{os.getpid()}.bin"
     with tempfile.TemporaryDirectory() as folder:
         target = TARGETS[name](Path(folder))
         before = most_memory()

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tcp_tf").setLevel(logging.INFO)  # what an index pass found, among others
-    from tcp_tf import callbacks, training  # TensorFlow only starts once the configuration is known to be good
+    from tcp_tf import callbacks, training, workers  # TensorFlow only starts once the configuration is known to be good
 
     try:
         if options.dry_run:
@@ -52,14 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(training.summary(config))
             return 0
         training.train(config, directory)
-        if not options.no_evaluation:
+        if not options.no_evaluation and not (config.multi_worker and workers.this_one().number):
             training.report(directory)
     except callbacks.Interrupted as signal:
         print(f"\n{signal}: saved in {directory}; the same command continues from there")
     except KeyboardInterrupt:
         print("\ntrain.py: stopped at once; checkpoints already written are whole", file=sys.stderr)
         return 130
-    except (ValueError, OSError, callbacks.NonFiniteLoss, callbacks.CannotWrite) as error:
+    except (ValueError, OSError, callbacks.NonFiniteLoss, callbacks.CannotWrite, workers.WorkerLost) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -81,6 +81,9 @@ class Clock(keras.callbacks.Callback):
     def on_tick(self) -> None:
         """After every `every_kimg`."""
 
+    def close(self) -> None:
+        """When the training has ended, however it did."""
+
 
 class Metrics(Clock):
     """Means of the raw terms since the last tick, to `metrics.jsonl` and TensorBoard, and the progress bar.

@@ -42,26 +42,35 @@ class RunDirectoryError(ValueError):
 class Manager:
     """Writes the checkpoints of one directory and keeps the newest of them.
 
-    Make it only where nobody else writes: it removes what a killed process left half written.
+    Make it to write only where nobody else does: it removes what a killed process left half written.
 
     Attributes:
         latest_checkpoint: prefix of the newest whole checkpoint, or None.
         facts: what every manifest says about the run, beside its files; JSON.
     """
 
-    def __init__(self, directory: Path, checkpoint: tf.train.Checkpoint, keep: int, say: Callable[[str], None]):
+    def __init__(
+        self,
+        directory: Path,
+        checkpoint: tf.train.Checkpoint,
+        keep: int,
+        say: Callable[[str], None],
+        read_only: bool = False,
+    ):
         """Looks for the newest whole checkpoint of a directory, which need not exist yet.
 
         Args:
             checkpoint: what to write; its `save_counter` is increased at every saving.
             keep: so many of the newest stay.
             say: gets a line for every damaged checkpoint that is passed over.
+            read_only: somebody else writes.
         Raises:
             RunDirectoryError: there are checkpoints, but none is whole.
         """
         self.directory, self.checkpoint, self.keep = directory, checkpoint, keep
         self.facts: dict[str, Any] = {}
-        remove_leftovers(directory)
+        if not read_only:
+            remove_leftovers(directory)
         self.latest_checkpoint = newest(directory, say)
 
     def save(self, checkpoint_number: Optional[int] = None) -> str:

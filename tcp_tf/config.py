@@ -28,6 +28,7 @@ MASK_KINDS = ("rectangle", "ellipse", "brush", "half_plane")
 # The official code's Adam, without its lr * 16/17 correction: here R1 is part of the discriminators' one step.
 ADAM_ARGS = {"beta_1": 0.0, "beta_2": 0.99, "epsilon": 1e-8}
 SMALLEST_STYLE_GRID = 7  # two VALID 3x3 convolutions of stride 2 take 7 positions to 3 and to 1
+DEEPEST = 20  # groups within groups of a file
 
 
 class ConfigError(ValueError):
@@ -250,6 +251,9 @@ class Config(Section):
     replicas: Union[Literal["auto"], int, list[str]] = knob(
         "auto", "`auto` (all visible GPUs, else the CPU), a number of devices or a list of their names"
     )
+    multi_worker: bool = knob(
+        False, "train together with the other workers that the environment variable TF_CONFIG names"
+    )
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     patches: PatchesConfig = Field(default_factory=PatchesConfig)
@@ -286,6 +290,8 @@ class Config(Section):
 def _impossible(config: Config) -> Iterator[str]:
     """One line, beginning with a dotted path, for every combination of values that cannot work."""
     data, model, patches, loss, blend = config.data, config.model, config.patches, config.loss, config.blend
+    if config.multi_worker and config.replicas != "auto":
+        yield f"replicas: with multi_worker every worker uses all of its devices ('auto'), got {config.replicas!r}"
     if (data.source is None) == (data.sources is None):
         given = f"got source {data.source!r} and sources {data.sources!r}"
         yield f"data.source: exactly one of data.source and data.sources must be set, {given}"
@@ -359,10 +365,17 @@ def _impossible(config: Config) -> Iterator[str]:
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and aliases and reads 1e-8 as the number it is in YAML 1.2."""
 
+    depth = 0
+
     def compose_node(self, parent: Optional[yaml.Node], index: Any) -> Optional[yaml.Node]:
         if self.check_event(yaml.AliasEvent):  # a few of them can stand for more values than any memory holds
             raise ConfigError(f"*{self.peek_event().anchor}: aliases are not supported")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ConfigError(f"not a configuration: nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -385,8 +398,6 @@ def _parse(text: str, origin: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{origin}: not a configuration: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: what looks like a date or a number and is none
         raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
 

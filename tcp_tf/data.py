@@ -44,15 +44,19 @@ def to_model(image: Union[np.ndarray, tf.Tensor]) -> tf.Tensor:
     return tf.cast(image, tf.float32) / 127.5 - 1.0
 
 
-def training_dataset(config: Config, source: Source, start_step: int = 0) -> tf.data.Dataset:
+def training_dataset(
+    config: Config, source: Source, start_step: int = 0, part: int = 0, parts: int = 1
+) -> tf.data.Dataset:
     """The endless training batches from step `start_step` on.
 
     Each epoch is a fresh permutation of the source; batches run over its end into the next one. A picture that cannot
     be read is logged once and its nearest readable successor taken instead.
 
+    Args:
+        part, parts: only this one, counted from 0, of so many equal parts of each batch is read.
     Returns:
-        A dataset of {"image": float32 [B, R, R, 3] in [-1, 1], "position": int32 [B] = 0..B-1, the example's index in
-        the global batch}, with B = data.batch_size and R = data.resolution.
+        A dataset of {"image": float32 [B, R, R, 3] in [-1, 1], "position": int32 [B], the example's index in the
+        global batch}, with B = data.batch_size / parts and R = data.resolution.
 
     Raises:
         ValueError: `start_step` is negative, or `data.cache: memory` needs more memory than there is.
@@ -60,9 +64,12 @@ def training_dataset(config: Config, source: Source, start_step: int = 0) -> tf.
     if start_step < 0:
         raise ValueError(f"start_step must be 0 or more, got {start_step}")
     data = config.data
-    size, side = data.batch_size, data.resolution
+    size, side = data.batch_size // parts, data.resolution
+    first = part * size
     pictures = _Pictures(source, data, data.cache == "memory")
     dataset = _plan(config, len(source), start_step)
+    if parts > 1:
+        dataset = dataset.map(lambda *drawn: tuple(values[first : first + size] for values in drawn))
     if data.cache == "memory":  # a call per picture would cost more than copying the picture does
         read = _from_python(partial(_crops, pictures, side), (size, side, side, 3))
         dataset = dataset.map(read)
@@ -71,12 +78,13 @@ def training_dataset(config: Config, source: Source, start_step: int = 0) -> tf.
         dataset = dataset.unbatch().map(read, data.workers or tf.data.AUTOTUNE).batch(size, drop_remainder=True)
 
     def finish(crops: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": to_model(crops), "position": tf.range(size)}
+        return {"image": to_model(crops), "position": tf.range(first, first + size)}
 
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.map(finish).prefetch(2).with_options(options)
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return dataset.map(finish).prefetch(2).apply(endless).with_options(options)
 
 
 def evaluation_images(source: Source, count: int, config: Config) -> np.ndarray:

@@ -189,7 +189,8 @@ class TCP(keras.Model):
                 for target, source in zip(average.weights, network.weights):
                     target.assign(target + share * (source - target))
             self.step.assign_add(1)
-        return means
+        # What several workers return Keras reduces along the first axis, which scalars do not have.
+        return {name: mean[None] for name, mean in means.items()} if self.config.multi_worker else means
 
     def accumulated_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """`gradients` of `train.accumulate` equal parts of the batch, one after another: in the memory of one part.
@@ -422,6 +423,12 @@ class TCP(keras.Model):
         local = tf.stack([tf.reduce_mean(values) for values in terms.values()])
         means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local)
         return dict(zip(terms, tf.unstack(means)))
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Keras 3 would draw a batch to learn shapes, with a reduction that fails for several workers.
+
+        Nothing here waits for shapes: every variable is there from the beginning.
+        """
 
 
 def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: list) -> list[tf.Tensor]:

@@ -99,14 +99,18 @@ def read_config(run_dir: PathLike) -> Config:
 
 
 def manager(
-    run_dir: PathLike, checkpoint: tf.train.Checkpoint, keep: int, say: Callable[[str], None] = log.warning
+    run_dir: PathLike,
+    checkpoint: tf.train.Checkpoint,
+    keep: int,
+    say: Callable[[str], None] = log.warning,
+    read_only: bool = False,
 ) -> checkpoints.Manager:
     """The checkpoint manager of a run: the newest `keep` checkpoints stay.
 
     Raises:
         RunDirectoryError: there are checkpoints, but none is whole.
     """
-    return checkpoints.Manager(Path(run_dir) / CHECKPOINTS, checkpoint, keep, say)
+    return checkpoints.Manager(Path(run_dir) / CHECKPOINTS, checkpoint, keep, say, read_only)
 
 
 def latest_checkpoint(run_dir: PathLike) -> Optional[str]:

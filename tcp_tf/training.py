@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -12,10 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tcp_tf import callbacks, checkpoints, data, evaluate, guards, run_dir, sources
+from tcp_tf import callbacks, checkpoints, data, evaluate, guards, run_dir, sources, workers
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
+from tcp_tf.workers import Worker, WorkerLost
 
 GRID_PICTURES = 12
 ANOTHER_SEED = 0x9E3779B1  # odd, so that all multiples differ; far from the small seeds that people choose
@@ -47,12 +49,16 @@ def devices(config: Config) -> list[str]:
 
 
 def prepare(config: Config) -> tf.distribute.Strategy:
-    """Sets seeds, precision and determinism of the process and returns the strategy."""
+    """Sets seeds, precision and determinism of the process and returns the strategy.
+
+    With `multi_worker` it waits for the other workers, and must come before anything else that TensorFlow does.
+    """
+    together = tf.distribute.MultiWorkerMirroredStrategy() if config.multi_worker else None
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
     keras.mixed_precision.set_global_policy(config.mixed_precision)
-    return tf.distribute.MirroredStrategy(devices(config))
+    return together or tf.distribute.MirroredStrategy(devices(config))
 
 
 def check_resumption(directory: Path, config: Config, log: Callable[[str], None] = print) -> None:
@@ -130,10 +136,12 @@ def train(config: Config, directory: Path, log: Callable[[str], None] = print) -
         callbacks.Interrupted: a signal arrived; everything up to the last finished step is saved.
         callbacks.NonFiniteLoss: a number is not finite, and `train.rollbacks` are used up.
         callbacks.CannotWrite: the disk is full or refuses for another reason; the last good checkpoint is intact.
-        ValueError: the data, the devices or the run directory cannot be used.
+        WorkerLost: another worker is gone.
+        ValueError: the data, the devices, the workers or the run directory cannot be used.
         OSError: the run directory cannot be written.
     """
-    with run_dir.claimed(directory):
+    worker = workers.this_one() if config.multi_worker else workers.ALONE
+    with run_dir.claimed(directory) if worker.is_chief else contextlib.nullcontext():
         check_resumption(directory, config, log)
         strategy = prepare(config)
         source = sources.open_source(config.data, "train")
@@ -142,7 +150,8 @@ def train(config: Config, directory: Path, log: Callable[[str], None] = print) -
         with strategy.scope():
             model = TCP(config)
             model.compile()
-        manager = run_dir.manager(directory, model.checkpoint(), config.train.keep_checkpoints, log)
+        keep = config.train.keep_checkpoints
+        manager = run_dir.manager(directory, model.checkpoint(), keep, log, read_only=not worker.is_chief)
         manager.facts = facts(strategy, source)
         if manager.latest_checkpoint:
             known = restore(manager, manager.latest_checkpoint)
@@ -150,15 +159,16 @@ def train(config: Config, directory: Path, log: Callable[[str], None] = print) -
                 log(f"{directory}: {line}")
             manager.facts["rollbacks"] = int(known.get("rollbacks", 0))
             log(f"resumed from {manager.latest_checkpoint}")
-        with callbacks.writing(directory / run_dir.CONFIG):
-            run_dir.write_config(directory, config)
+        if worker.is_chief:
+            with callbacks.writing(directory / run_dir.CONFIG):
+                run_dir.write_config(directory, config)
         total = max(1, round(config.train.kimg * 1000 / config.data.batch_size))
         if int(model.step.numpy()) >= total:
             log(f"{directory}: already trained to {total * config.data.batch_size / 1000:g} kimg")
             return model
         while True:
             try:
-                fit(model, source, directory, manager, pictures, int(model.step.numpy()), total)
+                fit(model, source, directory, manager, pictures, int(model.step.numpy()), total, worker)
                 return model
             except callbacks.CannotWrite as error:
                 raise callbacks.CannotWrite(f"{error}; last good checkpoint: {manager.latest_checkpoint}") from error
@@ -195,18 +205,27 @@ def fit(
     pictures: Any,
     start: int,
     total: int,
+    worker: Worker = workers.ALONE,
 ) -> None:
-    """Steps `start` to `total`, with everything that is written on the way.
+    """Steps `start` to `total`, with everything that the chief writes on the way.
 
     Raises:
-        Interrupted, NonFiniteLoss, CannotWrite: see `train`.
+        Interrupted, NonFiniteLoss, CannotWrite, WorkerLost: see `train`.
     """
     config, batch = model.config, model.config.data.batch_size
-    metrics = callbacks.Metrics(directory, config.train.tick_kimg, batch, start, total)
-    grids = callbacks.Grids(directory, config.train.grid_kimg, batch, start, pictures)
-    saver = callbacks.Checkpoints(manager, config.train.checkpoint_kimg, batch, start)
+    writers: list[callbacks.Clock] = []
+    if worker.is_chief:
+        saver = callbacks.Checkpoints(manager, config.train.checkpoint_kimg, batch, start)
+        grids = callbacks.Grids(directory, config.train.grid_kimg, batch, start, pictures)
+        writers = [callbacks.Metrics(directory, config.train.tick_kimg, batch, start, total), saver, grids]
     stop = callbacks.StopOnSignal()
-    dataset = data.training_dataset(reordered(config, manager.facts.get("rollbacks", 0)), source, start)
+    ordered = reordered(config, manager.facts.get("rollbacks", 0))
+    if config.multi_worker:
+        dataset = model.distribute_strategy.distribute_datasets_from_function(
+            lambda context: worker_dataset(ordered, source, start, context)
+        )
+    else:
+        dataset = data.training_dataset(ordered, source, start)
     try:
         model.fit(
             dataset,
@@ -214,23 +233,42 @@ def fit(
             steps_per_epoch=total - start,
             verbose=0,
             shuffle=False,
-            callbacks=[metrics, saver, grids, stop],
+            callbacks=[*writers, stop],
         )
-        saver.save()
-        grids.draw()
+        if worker.is_chief:
+            saver.save()
+            grids.draw()
     except callbacks.Interrupted:
-        saver.save()
+        if worker.is_chief:
+            saver.save()
         raise
-    except tf.errors.InvalidArgumentError as error:
-        names = guards.not_finite(error)
-        if names is None:
-            raise
-        raise callbacks.NonFiniteLoss(
-            f"{names} not finite at step {metrics.step + 1}; last good checkpoint: {manager.latest_checkpoint}"
-        ) from error
+    except tf.errors.OpError as error:
+        names, reason = guards.not_finite(error), workers.lost(error)
+        if names:
+            step = int(model.step.numpy()) + 1
+            raise callbacks.NonFiniteLoss(
+                f"{names} not finite at step {step}; last good checkpoint: {manager.latest_checkpoint}"
+            ) from error
+        if reason:
+            raise WorkerLost(
+                f"another worker is gone ({reason}); start all of them again with the same command to go on from "
+                f"{checkpoints.newest(manager.directory) or 'the beginning'}"
+            ) from error
+        raise
     finally:
-        metrics.close()
+        for writer in writers:
+            writer.close()
         stop.restore()
+
+
+def worker_dataset(config: Config, source: Any, start: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
+    """This worker's part of every batch, in one batch for each of its replicas."""
+    count = context.num_input_pipelines
+    dataset = data.training_dataset(config, source, start, part=context.input_pipeline_id, parts=count)
+    if context.num_replicas_in_sync == count:
+        return dataset
+    each = context.get_per_replica_batch_size(config.data.batch_size)
+    return dataset.unbatch().batch(each, drop_remainder=True)
 
 
 def reordered(config: Config, times: int) -> Config:

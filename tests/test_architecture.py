@@ -62,7 +62,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the host's side of training
     "callbacks": {"config", "autoencoder", "blending", "data", "images", "masks", "model", "ops"}
     | {"checkpoints", "guards", "objective"},
-    "training": {"config", "callbacks", "checkpoints", "data", "evaluate", "guards", "model", "run_dir", "sources"},
+    "workers": set(),
+    "training": {"config", "callbacks", "checkpoints", "data", "evaluate", "guards", "model", "run_dir", "sources"}
+    | {"workers"},
     "publish": {"allocator", "config", "evaluate", "run_dir"},
     # the official checkpoints
     "torch_file": set(),
@@ -92,7 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {"app_guard", "app_handlers", "app_page", "app_samples", "app_session", "app_strokes", "editor"},
     # outside the package
     "export": {"config", "autoencoder", "blending", "images", "ops", "run_dir"},
-    "train": {"allocator", "config", "callbacks", "training"},
+    "train": {"allocator", "config", "callbacks", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
     | {"discriminators", "official_names"},

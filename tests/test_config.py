@@ -135,7 +135,7 @@ def test_refused_in_one_line_that_names_the_key(tmp_path: Path, text: str, overr
     [
         (b"seed: \xee\x9b", "cannot be read: 'utf-8' codec can't decode byte"),
         (b"seed: 2001-99-99", "not YAML: month must be in 1..12"),
-        (b"seed: " + b"[" * 5000, "not a configuration: nested too deeply"),
+        (b"seed: " + b"[" * 5000, "not a configuration: nested more than 20 deep"),
         (b"a: &a [x, x]\nb: &b [*a, *a]", r"\*a: aliases are not supported"),  # thirty lines of this are a billion x
         (b"seed: !!python/object/apply:os.system [x]", "not YAML: could not determine a constructor for the tag"),
     ],

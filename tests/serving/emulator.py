@@ -188,9 +188,10 @@ class _Rest(BaseHTTPRequestHandler):
             invalid("Missing model name in request.")
         if not match[4]:
             status = self.core.status(self._spec(match))
-            return json_format.MessageToJson(
-                status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-            ).encode()
+            document = json_format.MessageToDict(status, preserving_proto_field_name=True)
+            for version in document["model_version_status"]:  # the server gives values that are the default, too
+                version["status"] = {"error_code": "OK", "error_message": "", **version.get("status", {})}
+            return json.dumps(document).encode()
         response = self.core.metadata(self._spec(match))
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)

@@ -44,7 +44,7 @@ A tcp_tf {__version__} model (TCP, arXiv 2108.08674), trained on {data} at {conf
 | blending | `{config.blend.strategy}` |
 | weights | averaged encoder and generator, float32, a TensorFlow checkpoint |
 
-The complete configuration is in `config.yaml`. What `python -m tcp_tf.evaluate --run-dir {name} --inception none` says of it:
+The complete configuration is in `config.yaml`. `python -m tcp_tf.evaluate --run-dir {name} --inception none` says:
 
 ```
 {evaluate.table(report)}

@@ -215,11 +215,12 @@ def arrays_of(directory: Path) -> dict[str, np.ndarray]:
 
 
 @addons_only
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_killed_and_resumed_with_rectified_adam_and_lookahead(tiny_run: Path, tmp_path: Path) -> None:
     """Bit for bit: rectified Adam for encoder and generator, Lookahead around Adam for the discriminators."""
-    photos, index = tiny_run.parent / "photos", tiny_run.parent / "index"
-    settings = [*SETTINGS, f"data.source=folder:{photos}", f"data.data_dir={index}", "data.validation_fraction=0.3"]
+    photos = run_dir.read_config(tiny_run).data
+    settings = [*SETTINGS, f"data.source={photos.source}", f"data.data_dir={photos.data_dir}"]
+    settings += ["data.validation_fraction=0.3"]
     settings += ["deterministic=true", "train.kimg=0.08", "train.checkpoint_kimg=0.016", "train.tick_kimg=0.004"]
     settings += [f"optimizer.generator={RECTIFIED}", f"optimizer.discriminator={LOOKAHEAD}"]
     sets = [part for each in settings for part in ("--set", each)]

@@ -425,7 +425,7 @@ def fitted(config: Config, devices: list, directory: Path, steps: int) -> TCP:
     return model
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_two_replicas_are_one(tmp_path: Path) -> None:
     """The whole method, 4 steps: R1 on two of them, TCP's losses on two; weights, averages and optimizers' state.
 

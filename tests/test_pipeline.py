@@ -84,7 +84,7 @@ def broken_lines(folder: Path) -> list[tuple[str, str]]:
 
 
 @needs_beam
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_1000_pictures_20_broken_killed_half_way_and_nothing_lost(tiny_export: Path, tmp_path: Path) -> None:
     edits = [an_edit(seed, 56, 56) for seed in range(PICTURES - 20)]
     broken = broken_lines(tmp_path)

@@ -282,7 +282,7 @@ def runs(arguments: list, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(75)
 def test_a_run_leaves_what_it_should(runs: Runs) -> None:
     ended = runs.ended["calm"]
     assert ended.code == 0, ended.errors[-2000:]
@@ -395,7 +395,7 @@ def test_an_absurd_learning_rate_stops_the_run(runs: Runs) -> None:
     assert all(np.all(np.isfinite(array)) for array in arrays.values() if array.dtype == np.float32)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_kills_damage_and_a_full_disk_change_not_one_bit(runs: Runs, arguments: list, tmp_path: Path) -> None:
     """Checkpoints after every step, so that kills fall into their writing.
 

@@ -94,7 +94,7 @@ def weights(prefix: Path) -> list[np.ndarray]:
     return [reader.get_tensor(name) for name in names if "optimizer" not in name and "/step" not in name]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(100)
 def test_two_workers_are_two_replicas_and_survive_the_loss_of_one(tmp_path: Path) -> None:
     six = ("train.kimg=0.024", "train.checkpoint_kimg=0.024")
     command = train(tmp_path / "replicas", "replicas=2", *six)
@@ -121,9 +121,10 @@ def test_two_workers_are_two_replicas_and_survive_the_loss_of_one(tmp_path: Path
     assert steps == list(range(1, len(steps) + 1))
     assert {file.name.split(".")[-3] for file in (run / "tensorboard").iterdir()} == {str(pair.processes[0].pid)}
 
-    # Both started again go on from there.
+    # Both started again go on from there; with fewer terms, which take less time to trace.
     reached = checkpoints.number_of(newest)
-    pair = Pair(run, f"train.kimg={(reached + 2) * 4 / 1000}")
+    fewer = ["loss.dp={real: 0, fake: 0, r1: 0}", "loss.g.patch_gan=0", "loss.d.r1=0", "loss.g.content_alignment=0"]
+    pair = Pair(run, f"train.kimg={(reached + 2) * 4 / 1000}", *fewer)
     for code, output, errors in pair.end():
         assert code == 0 and f"resumed from {newest}" in output, errors[-2000:]
     assert checkpoints.number_of(str(run_dir.latest_checkpoint(run))) == reached + 2

@@ -89,7 +89,7 @@ def ceiling(config: Config, seconds: float) -> dict[str, Any]:
 
     2048 x 2048 x 2048, and 256 to 256 channels, 3x3, on eight maps of 64 x 64, channels last.
     """
-    dtype = keras.mixed_precision.dtype_policy().compute_dtype
+    dtype = keras.mixed_precision.global_policy().compute_dtype
     square = tf.cast(tf.random.normal([2048, 2048]), dtype)
     maps = tf.cast(tf.random.normal([8, 64, 64, 256]), dtype)
     kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), dtype)

@@ -69,6 +69,8 @@ class Manager:
         """
         self.directory, self.checkpoint, self.keep = directory, checkpoint, keep
         self.facts: dict[str, Any] = {}
+        # Here, where every worker of a training is, and not at the first saving: making a variable may be a collective.
+        _ = checkpoint.save_counter
         if not read_only:
             remove_leftovers(directory)
         self.latest_checkpoint = newest(directory, say)

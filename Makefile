@@ -23,7 +23,7 @@ ADDONS_BIN := $(ADDONS_VENV)/bin
 ADDONS := $(ADDONS_VENV)/.installed
 ADDONS_DEV := $(ADDONS_VENV)/.installed-dev
 
-.PHONY: help quickstart train edit test fuzz audit lint format clean quickstart-addons test-addons
+.PHONY: help quickstart train edit test test-long fuzz audit lint format clean quickstart-addons test-addons
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
@@ -37,8 +37,11 @@ train: $(CORE) ## train with ARGS="--config configs/NAME.yaml --set key=value --
 edit: $(DEV) ## edit pictures: ARGS="swap|edit|interpolate|grid|encode|app ..." as in docs/editing.md
 	@$(BIN)/python -m tcp_tf $(ARGS)
 
-test: $(DEV) ## run all tests, the fast ones first; ARGS goes to pytest
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
+test: $(DEV) ## run the tests, the fast ones first; ARGS goes to pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not long' $(ARGS)
+
+test-long: $(DEV) ## run the few tests that take minutes each, which `make test` leaves out
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m long $(ARGS)
 
 fuzz: $(DEV) ## feed 20,000 generated inputs to each reader of untrusted bytes; a quarter of an hour
 	for target in pictures configurations checkpoints requests; do \

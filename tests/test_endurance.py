@@ -29,6 +29,7 @@ TESTS = Path(__file__).resolve().parent
 KILLS = 20
 
 
+@pytest.mark.long
 @pytest.mark.slow(60)
 def test_twenty_kills_change_not_one_bit(tmp_path: Path) -> None:
     """Kills in steps, while a line is logged, while a checkpoint is written or an old one deleted, and damage."""

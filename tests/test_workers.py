@@ -94,6 +94,7 @@ def weights(prefix: Path) -> list[np.ndarray]:
     return [reader.get_tensor(name) for name in names if "optimizer" not in name and "/step" not in name]
 
 
+@pytest.mark.long
 @pytest.mark.slow(100)
 def test_two_workers_are_two_replicas_and_survive_the_loss_of_one(tmp_path: Path) -> None:
     six = ("train.kimg=0.024", "train.checkpoint_kimg=0.024")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
+from pathlib import Path
 
 import pytest
 from runners import fuzz_runner
 from runners.fuzz_runner import Broken, Target
+
+from tcp_tf import images
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -20,6 +24,16 @@ def test_generated_inputs(name: str, count: int) -> None:
     # The inputs are neither all sound nor all of them hopeless.
     assert name == "checkpoints" or outcomes["read"] > count / 20
     assert name == "requests" or outcomes["read"] < count
+
+
+def test_a_picture_on_which_tensorflows_decoder_hangs_is_refused_at_once() -> None:
+    """Found by fuzzing the served signatures; see SECURITY.md."""
+    data = (Path(__file__).parent / "data" / "hangs_tensorflow.jpg").read_bytes()
+    began = time.monotonic()
+    for reader in (images.decode, images.load, images.examine):
+        with contextlib.suppress(images.ImageError):
+            reader(data)
+    assert time.monotonic() - began < 5
 
 
 def test_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:

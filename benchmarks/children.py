@@ -20,6 +20,10 @@ INFERENCE = (ENCODE, DECODE, *BLENDS)
 STEP = "training_step"
 TRAINING = ("discriminator_part", "generator_part", STEP)
 
+# What makes TCP's objective the Swapping Autoencoder's own.
+NO_CONSISTENCY = ("loss.g.code_consistency.content=0", "loss.g.code_consistency.style=0")
+NO_ALIGNMENT = ("loss.g.content_alignment=0",)
+
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "benchmark result: "
 

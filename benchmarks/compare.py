@@ -23,12 +23,22 @@ from pathlib import Path
 from typing import Any, Optional
 
 from benchmarks import children
-from benchmarks.children import CEILING, DECODE, ENCODE, STYLE_MAP, TRAINING, CaseError, Request
+from benchmarks.children import (
+    CEILING,
+    DECODE,
+    ENCODE,
+    NO_ALIGNMENT,
+    NO_CONSISTENCY,
+    STYLE_MAP,
+    TRAINING,
+    CaseError,
+    Request,
+)
 from benchmarks.speed import DEFAULT, duration, write
 
 INFERENCE = (ENCODE, DECODE, STYLE_MAP)
 CASES = (*INFERENCE, *TRAINING)
-FAIR = ("loss.g.code_consistency.content=0", "loss.g.code_consistency.style=0", "loss.g.content_alignment=0")
+FAIR = (*NO_CONSISTENCY, *NO_ALIGNMENT)
 
 
 def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:

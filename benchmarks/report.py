@@ -163,14 +163,26 @@ def picture(results: dict[str, Any], sweep: str) -> str:
     return f"speed_{'gpu' if results['ceiling']['gpus'] else 'cpu'}_{sweep}.svg"
 
 
-def plot(results: dict[str, Any], directory: Path) -> list[Path]:
-    """One picture per sweep, time per call against the axis, both logarithmic; the same bytes for the same results."""
+def drawing() -> Any:
+    """Matplotlib's pyplot, set to draw the same bytes for the same figures; ends with `save`."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "tcp_tf"
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def save(figure: Any, file: Path) -> None:
+    """Writes a figure of `drawing` and forgets it."""
+    figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
+    drawing().close(figure)
+
+
+def plot(results: dict[str, Any], directory: Path) -> list[Path]:
+    """One picture per sweep, time per call against the axis, both logarithmic; the same bytes for the same results."""
+    pyplot = drawing()
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for sweep, points in results["sweeps"].items():
@@ -187,8 +199,7 @@ def plot(results: dict[str, Any], directory: Path) -> list[Path]:
         axes.grid(alpha=0.3)
         axes.legend()
         written.append(directory / picture(results, sweep))
-        figure.savefig(written[-1], metadata={"Date": None}, bbox_inches="tight")
-        pyplot.close(figure)
+        save(figure, written[-1])
     return written
 
 

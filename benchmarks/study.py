@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from benchmarks.children import ROOT
+from benchmarks import measuring
+from benchmarks.children import NO_ALIGNMENT, NO_CONSISTENCY, ROOT
 from tcp_tf import answers, checkpoints, evaluate, measures, metrics, publish, run_dir
 from tcp_tf import config as configuration
 from tcp_tf.blending import STRATEGIES
@@ -35,8 +34,6 @@ MAIN_PAIR = ("sa", "tcp/style_map")
 SEEDS = (0, 1, 2)  # of the main pair; the others have the first alone
 CURVE_PAIRS, FINAL_PAIRS = 128, 256
 
-NO_CONSISTENCY = ("loss.g.code_consistency.content=0", "loss.g.code_consistency.style=0")
-NO_ALIGNMENT = ("loss.g.content_alignment=0",)
 # Without content alignment nothing is blended in training: one training answers for every strategy.
 OBJECTIVES = {"sa": (*NO_CONSISTENCY, *NO_ALIGNMENT), "cc": NO_ALIGNMENT, "ca": NO_CONSISTENCY, "tcp": ()}
 
@@ -112,13 +109,12 @@ def stops(kimg: float, every: float) -> list[float]:
     return [*inner, kimg]
 
 
-def train(training: Training, options: argparse.Namespace, kimg: float) -> Path:
-    """Trains to `kimg`, in a process of its own, and returns the run directory.
+def train(training: Training, options: argparse.Namespace, directory: Path, kimg: float) -> None:
+    """Trains to `kimg` in a run directory, in a process of its own.
 
     Raises:
         NotEnded: the training failed or was stopped; it has said why.
     """
-    directory: Path = options.runs / training.file_name
     settings = [*training.overrides(), *options.overrides, f"train.kimg={kimg:g}", "train.checkpoint_kimg=1"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(BASE), "--run-dir", str(directory)]
@@ -127,7 +123,6 @@ def train(training: Training, options: argparse.Namespace, kimg: float) -> Path:
     steps = checkpoints.number_of(run_dir.latest_checkpoint(directory) or "ckpt-0")
     if config is None or steps < round(1000 * kimg / config.data.batch_size):
         raise NotEnded(f"{training.file_name} has not come to {kimg:g} kimg")
-    return directory
 
 
 def judge_curve(directory: Path, pairs: Pairs) -> dict[str, Any]:
@@ -151,13 +146,6 @@ def judge(directory: Path, strategies: Sequence[str], pairs: Pairs) -> dict[str,
     return reports
 
 
-def machine() -> str:
-    """The processor and the number of its cores that can be used here."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-
-
 def commit() -> str:
     """The source's commit, with + where files differ from it; empty outside a repository."""
     done = subprocess.run(
@@ -178,7 +166,7 @@ def run(training: Training, options: argparse.Namespace, pairs: dict[str, Pairs]
     for kimg in stops(options.kimg, options.every):
         if any(point["kimg"] == kimg for point in curve):
             continue
-        directory = train(training, options, kimg)
+        train(training, options, directory, kimg)
         curve.append({"kimg": kimg, "measures": judge_curve(directory, pairs["validation"])})
         notes.write_text(json.dumps(curve), encoding="utf-8")
     trained, hours = publish.training_hours(directory)
@@ -188,29 +176,22 @@ def run(training: Training, options: argparse.Namespace, pairs: dict[str, Pairs]
         "kimg": trained,
         "hours": hours,
         "commit": commit(),
-        "machine": machine(),
+        "machine": f"{measuring.cpu_name()}, {measuring.cores()} cores",
         "overrides": [*training.overrides(), *options.overrides],
         "curve": curve,
         "reports": judge(directory, training.strategies, pairs["test"]),
     }
 
 
-def to_do(options: argparse.Namespace) -> Iterator[Training]:
-    """What the command line asks for and has no record yet."""
-    for training in chosen(options):
-        if not (options.records / f"{training.file_name}.json").is_file():
-            yield training
-
-
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Returns the exit code: 0, or 2 where a training failed or was interrupted."""
     options = parse(arguments)
+    records = {training: options.records / f"{training.file_name}.json" for training in chosen(options)}
     if options.list:
-        for training in chosen(options):
-            there = (options.records / f"{training.file_name}.json").is_file()
-            print(f"{training.file_name:28} {'done' if there else 'to do'}")
+        for training, file in records.items():
+            print(f"{training.file_name:28} {'done' if file.is_file() else 'to do'}")
         return 0
-    remaining = list(to_do(options))
+    remaining = [training for training, file in records.items() if not file.is_file()]
     if not remaining:
         print("benchmarks.study: every training that was asked for has a record")
         return 0
@@ -226,11 +207,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         except (NotEnded, KeyboardInterrupt) as stopped:
             print(f"benchmarks.study: {stopped or 'interrupted'}; the same command goes on from there", file=sys.stderr)
             return 2
-        options.records.mkdir(parents=True, exist_ok=True)
-        file = options.records / f"{training.file_name}.json"
-        temporary = file.with_suffix(".part")
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        temporary = records[training].with_suffix(".part")
+        evaluate.write_json(record, temporary)
+        temporary.replace(records[training])
     return 0
 
 

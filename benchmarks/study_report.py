@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from benchmarks.children import ROOT
-from benchmarks.report import PICTURES, table
+from benchmarks.report import PICTURES, drawing, save, table
 from benchmarks.study import MAIN_PAIR, RECORDS
 
 PAGE = ROOT / "docs" / "results.md"
@@ -205,12 +205,7 @@ def picture(measure: str) -> str:
 
 def plot(records: Sequence[dict[str, Any]], directory: Path) -> None:
     """One picture per curve, and bars of the main measures; the same bytes for the same records."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "tcp_tf"
-    from matplotlib import pyplot
-
+    pyplot = drawing()
     directory.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(record["name"] for record in records))
     for measure, heading in CURVES:
@@ -224,8 +219,7 @@ def plot(records: Sequence[dict[str, Any]], directory: Path) -> None:
         axes.set_ylabel(heading)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-        figure.savefig(directory / picture(measure), metadata={"Date": None}, bbox_inches="tight")
-        pyplot.close(figure)
+        save(figure, directory / picture(measure))
     found = rows(records)
     figure, all_axes = pyplot.subplots(1, len(CLAIMS), figsize=(3 * len(CLAIMS), 3.5))
     for axes, measure in zip(all_axes, CLAIMS):
@@ -238,8 +232,7 @@ def plot(records: Sequence[dict[str, Any]], directory: Path) -> None:
         axes.tick_params(labelsize=7)
         if axes is not all_axes[0]:
             axes.set_yticklabels([])
-    figure.savefig(directory / BARS, metadata={"Date": None}, bbox_inches="tight")
-    pyplot.close(figure)
+    save(figure, directory / BARS)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

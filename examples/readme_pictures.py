@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sample_pictures import painted
 
 from tcp_tf import Editor, Region, pictures, sources
 from tcp_tf.config import DataConfig
-from tcp_tf.datasets.scene_render import REGION_KINDS
 
 CONTENTS, LOOKS = (22, 24, 3, 40, 26, 6), (8, 42, 7, 2, 49, 0)  # numbers in the test split
 EDITS = ((26, 8), (24, 42), (3, 7), (39, 49), (6, 0))  # picture and look
-PAINTED = ("sky", "water")
 STEPS = 5
 WHITE = np.full((64, 64, 3), 255, np.uint8)
 
@@ -47,11 +46,10 @@ def main() -> None:
 
     rows = []
     for number, look in EDITS:
-        mask = np.isin(source.arrays["label_maps"][number], [REGION_KINDS.index(kind) for kind in PAINTED])
-        painted = Image.fromarray(np.uint8(255) * mask.astype(np.uint8))
-        edited = opened[number].edit([Region(painted, looks[look])], preserve_background=True)
-        own = opened[number].edit([Region(painted, looks[look])])
-        rows.append([source.image(number), source.image(look), painted.convert("RGB"), edited, own])
+        mask = painted(source, number)
+        edited = opened[number].edit([Region(mask, looks[look])], preserve_background=True)
+        own = opened[number].edit([Region(mask, looks[look])])
+        rows.append([source.image(number), source.image(look), mask.convert("RGB"), edited, own])
     pictures.save(tile(rows), options.output / "edit.png")
 
     number, look = EDITS[0]

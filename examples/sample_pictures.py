@@ -21,6 +21,13 @@ from tcp_tf.datasets.scene_render import REGION_KINDS
 PAINTED = ("sky", "water")
 
 
+def painted(source: sources.ScenesSource, number: int) -> Image.Image:
+    """The mask of a scene's sky and water."""
+    kinds = [REGION_KINDS.index(kind) for kind in PAINTED]
+    mask = np.isin(source.arrays["label_maps"][number], kinds)
+    return Image.fromarray(np.uint8(255) * mask.astype(np.uint8))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", type=int, default=0, help="number of the picture in the test split")
@@ -29,11 +36,9 @@ def main() -> None:
     options = parser.parse_args()
 
     source = sources.open_source(DataConfig(source="scenes", resolution=64), "test")
-    kinds = source.arrays["label_maps"][options.scene]
-    mask = np.isin(kinds, [REGION_KINDS.index(kind) for kind in PAINTED])
     pictures.save(Image.fromarray(source.image(options.scene)), options.output / "scene.png")
     pictures.save(Image.fromarray(source.image(options.look)), options.output / "look.png")
-    pictures.save(Image.fromarray(np.uint8(255) * mask.astype(np.uint8)), options.output / "mask.png")
+    pictures.save(painted(source, options.scene), options.output / "mask.png")
     print(f"written to {options.output}/")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tcp_tf import config as configuration
+from tcp_tf import run_dir
 from tcp_tf.config import Config
 
 TINY = Path(__file__).resolve().parents[1] / "configs" / "tiny.yaml"
@@ -53,6 +54,14 @@ def enliven(*networks: Any) -> None:
                 variable.assign(drawn)
             else:
                 variable.assign_add(0.3 * drawn)
+
+
+def checkpoint_arrays(run: Path, name: Optional[str] = None) -> dict[str, np.ndarray]:
+    """Everything in a run's newest checkpoint, or this one, but the number of savings, which a stop adds to."""
+    prefix = str(run / run_dir.CHECKPOINTS / name) if name else run_dir.latest_checkpoint(run)
+    reader = tf.train.load_checkpoint(prefix)
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith(("save_counter", "_CHECK"))]
+    return {name: reader.get_tensor(name) for name in names}
 
 
 def kind(variable: Any) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from runners import stack_runner
-from small import SETTINGS, TINY, relative_difference, small_config
+from small import SETTINGS, TINY, checkpoint_arrays, relative_difference, small_config
 
 import train
 from tcp_tf import config as configuration
@@ -207,13 +207,6 @@ def run(python: str, *arguments: object) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
-def arrays_of(directory: Path) -> dict[str, np.ndarray]:
-    """All that the newest checkpoint holds but the number of savings."""
-    reader = tf.train.load_checkpoint(run_dir.latest_checkpoint(directory))
-    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith(("save_counter", "_CHECK"))]
-    return {name: reader.get_tensor(name) for name in names}
-
-
 @addons_only
 @pytest.mark.slow(60)
 def test_killed_and_resumed_with_rectified_adam_and_lookahead(tiny_run: Path, tmp_path: Path) -> None:
@@ -235,7 +228,7 @@ def test_killed_and_resumed_with_rectified_adam_and_lookahead(tiny_run: Path, tm
         process.send_signal(signal.SIGKILL)
     assert run_dir.latest_checkpoint(tmp_path / "killed") != run_dir.latest_checkpoint(tmp_path / "calm")
     run(sys.executable, *arguments, tmp_path / "killed")
-    calm, killed = arrays_of(tmp_path / "calm"), arrays_of(tmp_path / "killed")
+    calm, killed = checkpoint_arrays(tmp_path / "calm"), checkpoint_arrays(tmp_path / "killed")
     assert set(calm) == set(killed)
     assert sum(name.startswith("model/discriminator_optimizer/_variables/") for name in calm) > 90
     assert not [name for name in calm if not np.array_equal(calm[name], killed[name])]

@@ -73,11 +73,11 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trained: list[tuple[str, float]] = []
     allowed = 3
 
-    def train(training: Training, options: Any, kimg: float) -> Path:
+    def train(training: Training, options: Any, directory: Path, kimg: float) -> None:
         if len(trained) == allowed:
             raise study.NotEnded(f"{training.file_name} has not come to {kimg:g} kimg")
+        assert directory == tmp_path / "runs" / training.file_name
         trained.append((training.file_name, kimg))
-        return tmp_path
 
     (tmp_path / "runs").mkdir()
     monkeypatch.setattr(study, "train", train)

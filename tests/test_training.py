@@ -28,7 +28,7 @@ import pytest
 import tensorflow as tf
 from kills import cut, flip
 from PIL import Image
-from small import SETTINGS, TINY, small_config
+from small import SETTINGS, TINY, checkpoint_arrays, small_config
 
 import train
 from tcp_tf import callbacks, checkpoints, run_dir, training
@@ -208,13 +208,6 @@ def test_grids_of_few_pictures(model: TCP, count: int) -> None:
 
 
 # ---- whole runs
-
-
-def checkpoint_arrays(directory: Path) -> dict[str, np.ndarray]:
-    """Everything in the newest checkpoint but the number of savings, which a stop adds to."""
-    reader = tf.train.load_checkpoint(run_dir.latest_checkpoint(directory))
-    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith(("save_counter", "_CHECK"))]
-    return {name: reader.get_tensor(name) for name in names}
 
 
 @dataclass

@@ -21,7 +21,8 @@ EXIF_MAGIC = b"Exif\x00\x00"
 HEADER_BYTES = 64
 EXIF_REACH = 1 << 17  # an EXIF block starts in front of the picture and is itself at most 64 KiB
 ORIENTATION_TAG = 0x0112
-RECOVERED_SHARE = 0.1  # share of a truncated JPEG's lines that must be there for it to count as a picture
+END_OF_JPEG = b"\xff\xd9"
+RECOVERED_SHARE = 0.1  # share of a damaged JPEG's lines that must be decoded for it to count as a picture
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 WHITE, BLACK = 255, 0
@@ -163,10 +164,11 @@ def _decode_png(data: tf.Tensor, background: int) -> tf.Tensor:
 
 
 def _decode_jpeg(data: tf.Tensor) -> tf.Tensor:
+    # With an end the decoder fills up what was cut off. Its own way, `try_recover_truncated`, never returns on some
+    # damaged files (tests/data/hangs_tensorflow.jpg with TensorFlow 2.15 and 2.21).
     pixels = tf.io.decode_jpeg(
-        data,
+        tf.strings.join([data, END_OF_JPEG]),
         channels=3,
-        try_recover_truncated=True,
         acceptable_fraction=RECOVERED_SHARE,
         dct_method="INTEGER_ACCURATE",  # what Pillow uses: the same levels as everywhere else in the project
     )

@@ -17,7 +17,7 @@ from tcp_tf.generator import Generator
 NOISE_SEED = (20210824, 2108)  # any fixed pair: the same request must give the same picture
 
 
-def build_encoder(config: Config, name: str = "encoder") -> Encoder:
+def build_encoder(config: Config, name: str = "encoder", recompute: bool = False) -> Encoder:
     """The encoder that the configuration describes, freshly drawn."""
     model = config.model
     return Encoder(
@@ -26,11 +26,12 @@ def build_encoder(config: Config, name: str = "encoder") -> Encoder:
         content_dim=model.content_dim,
         style_dim=model.style_dim,
         capacity=model.encoder_capacity,
+        recompute=recompute,
         name=name,
     )
 
 
-def build_generator(config: Config, name: str = "generator") -> Generator:
+def build_generator(config: Config, name: str = "generator", recompute: bool = False) -> Generator:
     """The generator that the configuration describes, freshly drawn; at full resolution 4 times the encoder's width."""
     model = config.model
     return Generator(
@@ -40,6 +41,7 @@ def build_generator(config: Config, name: str = "generator") -> Generator:
         content_dim=model.content_dim,
         style_dim=model.style_dim,
         capacity=model.generator_capacity,
+        recompute=recompute,
         name=name,
     )
 

@@ -115,7 +115,7 @@ def _generator_features(generator, content, styles, weights, noise) -> tf.Tensor
     level = generator.upsamples
     for stage, stage_noise in zip(generator.stages, generator.split_noise(noise)):
         stage_noise = [None if n is None else _repeat_noise([n], content, regions)[0] for n in stage_noise]
-        stacked = stage(repeat_regions(maps, regions), flat, stage_noise)
+        stacked = generator.run(stage, repeat_regions(maps, regions), flat, stage_noise)
         level = stage.noise_levels[-1] if stage.noise_levels else level
         maps = mix(stacked, levels[level])
     return tf.cast(maps, tf.float32)

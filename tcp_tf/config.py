@@ -236,6 +236,9 @@ class TrainConfig(Section):
     accumulate: int = knob(
         1, "parts of a replica's batch that are worked on one after another, in the memory of one", "parts", ge=1
     )
+    recompute: bool = knob(
+        False, "forget activations inside blocks and compute them again for the gradient: less memory, more time"
+    )
     rollbacks: int = knob(
         0, "returns to the last good checkpoint, with other data, when numbers are not finite", "times", ge=0
     )

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tcp_tf import ops
-from tcp_tf.layers import Conv, Dense, attach
+from tcp_tf.layers import Conv, Dense, attach, forgetful
 
 TAPS = (1, 3, 3, 1)
 
@@ -48,12 +48,20 @@ class Discriminator(keras.Model):
         resolution: R; R / 2^round(log2(R) - 2) must be whole (256 ends at 4x4, 768 at 3x3).
         channels: width at 256 px (128); proportional to 1 / resolution, at most `max_channels`.
         capacity: multiplies the widths before that bound.
+        recompute: blocks compute their activations again for the gradient, see `layers.forgetful`.
     """
 
     def __init__(
-        self, resolution: int = 256, channels: int = 128, max_channels: int = 512, capacity: float = 1.0, **kwargs
+        self,
+        resolution: int = 256,
+        channels: int = 128,
+        max_channels: int = 512,
+        capacity: float = 1.0,
+        recompute: bool = False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         steps = round(math.log2(resolution)) - 2
         if steps < 1 or resolution % 2**steps:
             raise ValueError(f"discriminator resolution must be 3, 4 or 5 times a power of two, got {resolution}")
@@ -67,10 +75,11 @@ class Discriminator(keras.Model):
         self.dense1 = Dense(widths[-1], 1, name="dense1")
         self.built = True
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+    def call(self, images: tf.Tensor, keep: bool = False) -> tf.Tensor:
+        """With `keep` all activations are kept, for a gradient that is differentiated in turn."""
         maps = self.from_rgb(images)
         for block in self.blocks:
-            maps = block(maps)
+            maps = forgetful(block, self.recompute and not keep)(maps)
         maps = self.final_conv(maps)
         flat = tf.reshape(maps, [-1, maps.shape[1] * maps.shape[2] * maps.shape[3]])
         return tf.cast(self.dense1(self.dense0(flat))[:, 0], tf.float32)
@@ -89,6 +98,7 @@ class PatchDiscriminator(keras.Model):
         channels: width at 128 px (32); proportional to 1 / resolution, at most `max_channels` (384).
         capacity: multiplies the convolutions' widths before that bound.
         dense: widths of the three hidden layers on a pair.
+        recompute: blocks compute their activations again for the gradient, see `layers.forgetful`.
     """
 
     def __init__(
@@ -98,9 +108,11 @@ class PatchDiscriminator(keras.Model):
         max_channels: int = 384,
         capacity: float = 1.0,
         dense: tuple = (2048, 2048, 1024),
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         steps = int(math.log2(patch_size)) - 2
         if patch_size < 16 or patch_size != 2 ** (steps + 2):
             raise ValueError(f"patch_size must be a power of two and at least 16, got {patch_size}")
@@ -118,12 +130,12 @@ class PatchDiscriminator(keras.Model):
         )
         self.built = True
 
-    def features(self, crops: tf.Tensor) -> tf.Tensor:
-        """Crops `[N, K, P, P, 3]` -> `[N, K, F]`."""
+    def features(self, crops: tf.Tensor, keep: bool = False) -> tf.Tensor:
+        """Crops `[N, K, P, P, 3]` -> `[N, K, F]`; `keep` as in `Discriminator.call`."""
         batch, crops_each = -1 if crops.shape[0] is None else crops.shape[0], crops.shape[1]
         maps = self.first(tf.reshape(crops, [-1, self.patch_size, self.patch_size, 3]))
         for block in self.blocks:
-            maps = block(maps)
+            maps = forgetful(block, self.recompute and not keep)(maps)
         maps = self.last(self.widen(maps))  # N*K 2 2 deep
         return tf.reshape(maps, [batch, crops_each, self.feature_size])
 
@@ -138,9 +150,9 @@ class PatchDiscriminator(keras.Model):
             pairs = layer(pairs)
         return tf.cast(pairs[..., 0], tf.float32)
 
-    def call(self, reference: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+    def call(self, reference: tf.Tensor, query: tf.Tensor, keep: bool = False) -> tf.Tensor:
         """Crops of a reference and of a query picture, each `[N, K, P, P, 3]` -> logits `[N, K]`."""
         crops = tf.shape(reference)[0]
         # Under mixed precision Keras 2 casts a layer's first argument only, Keras 3 every one.
-        both = self.features(tf.concat([reference, tf.cast(query, reference.dtype)], axis=0))
+        both = self.features(tf.concat([reference, tf.cast(query, reference.dtype)], axis=0), keep)
         return self.pair(both[:crops], both[crops:])

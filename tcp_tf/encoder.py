@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tcp_tf import ops
-from tcp_tf.layers import Conv, Dense, attach
+from tcp_tf.layers import Conv, Dense, attach, forgetful
 
 
 class Codes(NamedTuple):
@@ -55,6 +55,7 @@ class Encoder(keras.Model):
         content_dim: channels of the content map (Cc).
         style_dim: length of the style vector (Cs).
         capacity: multiplies every width except the codes'.
+        recompute: blocks compute their activations again for the gradient, see `layers.forgetful`.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Encoder(keras.Model):
         content_dim: int = 8,
         style_dim: int = 2048,
         capacity: float = 1.0,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.downsamples, self.content_dim, self.style_dim = downsamples, content_dim, style_dim
         widths = encoder_widths(channels, downsamples, style_dim, capacity)
         deep = widths[downsamples]
@@ -93,7 +96,7 @@ class Encoder(keras.Model):
         """`[N, H, W, 3]` -> the deep feature map e `[N, H / 2^d, W / 2^d, deep]` that both heads read."""
         maps = self.from_rgb(images)
         for block in self.blocks:
-            maps = block(maps)
+            maps = forgetful(block, self.recompute)(maps)
         return maps
 
     def content_head(self, features: tf.Tensor) -> tf.Tensor:

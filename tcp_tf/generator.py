@@ -14,7 +14,17 @@ import keras
 import tensorflow as tf
 
 from tcp_tf import ops
-from tcp_tf.layers import Conv, ModulatedConv, Modulation, RegionStyles, Style, StyledConv, attach, bias_and_activate
+from tcp_tf.layers import (
+    Conv,
+    ModulatedConv,
+    Modulation,
+    RegionStyles,
+    Style,
+    StyledConv,
+    attach,
+    bias_and_activate,
+    forgetful,
+)
 
 Noise = Sequence[tf.Tensor]
 
@@ -101,6 +111,7 @@ class Generator(keras.Model):
         upsamples: doublings (u), equal to the encoder's `downsamples`.
         head_blocks: residual blocks at the content's resolution, of linearly growing width.
         capacity: multiplies every width except the codes'.
+        recompute: stages compute their activations again for the gradient, see `layers.forgetful`.
     """
 
     def __init__(
@@ -112,9 +123,11 @@ class Generator(keras.Model):
         style_dim: int = 2048,
         head_blocks: int = 2,
         capacity: float = 1.0,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.upsamples, self.content_dim, self.style_dim = upsamples, content_dim, style_dim
         widths = generator_widths(channels, max_channels, upsamples, capacity)
         heads = [max(content_dim, round(widths[0] * (i + 1) / head_blocks)) for i in range(head_blocks)]
@@ -165,8 +178,19 @@ class Generator(keras.Model):
             for i, level in enumerate(levels)
         ]
 
+    def run(self, stage: keras.layers.Layer, maps: tf.Tensor, style: Style, noise: Noise) -> tf.Tensor:
+        """One of `stages`; all of them in turn, on what `entry` gives, are the network."""
+        if isinstance(style, RegionStyles):
+            weights = style.weights  # a gradient is wanted of the styles alone
+
+            def with_regions(maps: tf.Tensor, styles: tf.Tensor) -> tf.Tensor:
+                return stage(maps, RegionStyles(styles, weights), noise)
+
+            return forgetful(with_regions, self.recompute)(maps, style.styles)
+        return forgetful(lambda maps, style: stage(maps, style, noise), self.recompute)(maps, style)
+
     def call(self, content: tf.Tensor, style: Style, noise: Optional[Noise] = None) -> tf.Tensor:
         maps, style = self.entry(content, style)
         for stage, stage_noise in zip(self.stages, self.split_noise(noise)):
-            maps = stage(maps, style, stage_noise)
+            maps = self.run(stage, maps, style, stage_noise)
         return tf.cast(maps, tf.float32)

@@ -8,7 +8,7 @@ positively homogeneous, so that no pass over the activations is spent on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 import keras
 import tensorflow as tf
@@ -41,6 +41,15 @@ def attach(owner: keras.layers.Layer, parts: Sequence[keras.layers.Layer]) -> li
     for part in parts:
         setattr(owner, part.name, part)
     return list(parts)
+
+
+def forgetful(block: Callable, recompute: bool) -> Callable:
+    """`block`, of tensors alone, or where asked the same that keeps no activation for its gradient.
+
+    They are computed once more when the gradient is (arXiv 1604.06174). Such a gradient cannot itself be
+    differentiated, as R1 does.
+    """
+    return tf.recompute_grad(block) if recompute else block
 
 
 class Conv(keras.layers.Layer):

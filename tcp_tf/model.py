@@ -14,7 +14,7 @@ Both optimizers then step on gradients taken at the same weights. Why pairs of n
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Callable, Optional
 
 import keras
 import tensorflow as tf
@@ -25,7 +25,7 @@ from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
-from tcp_tf.objective import CONSISTENCY_TERMS, Objective
+from tcp_tf.objective import CONSISTENCY_TERMS, R1_TERMS, Objective
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
 Terms = dict[str, tf.Tensor]  # name -> one value per example
@@ -39,6 +39,7 @@ def build_discriminator(config: Config) -> Discriminator:
         channels=4 * model.channels,
         max_channels=model.max_channels,
         capacity=model.discriminator_capacity,
+        recompute=config.train.recompute,
         name="discriminator",
     )
 
@@ -52,6 +53,7 @@ def build_patch_discriminator(config: Config) -> PatchDiscriminator:
         channels=model.channels,
         max_channels=width * 3 // 4,
         capacity=model.patch_capacity,
+        recompute=config.train.recompute,
         dense=(4 * width, 4 * width, 2 * width),
         name="patch_discriminator",
     )
@@ -78,7 +80,9 @@ class TCP(keras.Model):
                 f"got {config.data.batch_size} for {replicas} replicas"
             )
         self.config = config
-        self.encoder, self.generator = build_encoder(config), build_generator(config)
+        recompute = config.train.recompute
+        self.encoder = build_encoder(config, recompute=recompute)
+        self.generator = build_generator(config, recompute=recompute)
         self.discriminator = build_discriminator(config)
         self.patch_discriminator = build_patch_discriminator(config)
         self.encoder_ema = build_encoder(config, "encoder_ema")
@@ -202,20 +206,16 @@ class TCP(keras.Model):
         parts = self.config.train.accumulate
         if parts == 1:
             return self.gradients(batch)
-        stacked = {name: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for name, v in batch.items()}
         sides = [*self.generator_side, *self.discriminator_side]
         names: list[str] = []
 
-        def add(number: tf.Tensor, means: tf.Tensor, *sums: tf.Tensor) -> list[tf.Tensor]:
-            gradients, terms = self.gradients({name: values[number] for name, values in stacked.items()})
+        def compute(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+            gradients, terms = self.gradients(part)
             names[:] = terms
-            means += tf.stack([tf.reduce_mean(values) for values in terms.values()]) / parts
-            values = [*gradients["g"], *gradients["d"]]
-            return [number + 1, means, *(total + value / parts for total, value in zip(sums, values))]
+            return [mean_terms(terms), *gradients["g"], *gradients["d"]]
 
-        means = tf.zeros([len(self.objective.weights) + len(Codes._fields)])
-        sums = [tf.zeros(variable.shape, variable.dtype) for variable in sides]
-        _, means, *sums = tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), means, *sums])
+        like = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros_like(sides)]
+        means, *sums = mean_over_parts(parts, compute, batch, like)
         count = len(self.generator_side)
         return {"g": sums[:count], "d": sums[count:]}, dict(zip(names, tf.unstack(means)))
 
@@ -232,17 +232,19 @@ class TCP(keras.Model):
             features, codes, plain_content = self._encode(images, draws)
             reconstruction, swap, noise_swap = self._fakes(codes, plain_content, draws)
             swap_crops = ops.crop_and_resize(swap, boxes[:, 2], self.config.model.patch_size)  # N K P P 3
-            terms = {"g/l1": losses.l1(reconstruction, images[::2])}
-            terms.update(self._consistency_terms(images, features, codes, swap, noise_swap, draws))
-            fakes = [reconstruction, swap, swap_crops]
+            own = {"g/l1": losses.l1(reconstruction, images[::2])}
+            fakes, made = [reconstruction, swap, swap_crops], [features, *codes, swap]
             with tape.stop_recording():
                 discriminator_gradients, pulls, critic_terms = self._criticise(images, fakes, boxes)
-            terms.update(critic_terms)
+                lazy_terms, lazy_gradients = self._consistency_terms(images, made, noise_swap, draws)
+            terms = {**own, **lazy_terms, **critic_terms}
             terms = {name: values for name, values in terms.items() if self.objective.wants(name)}
-            adversarial = [tf.reduce_sum(fake * pull) for fake, pull in zip(fakes, pulls)]
-            own = {name: terms[name] for name in terms if name not in critic_terms}
-            objective = self.objective.total(("g",), own) + tf.add_n(adversarial)
+            pulls += lazy_gradients[: len(made)]
+            pulled = [tf.reduce_sum(tf.cast(x * pull, tf.float32)) for x, pull in zip(fakes + made, pulls)]
+            objective = self.objective.total(("g",), {name: own[name] for name in own if name in terms})
+            objective += tf.add_n(pulled)
         generator_gradients = gradients_or_zeros(tape, objective, self.generator_side)
+        generator_gradients = [a + b for a, b in zip(generator_gradients, lazy_gradients[len(made) :])]
         for name, values in codes._asdict().items():
             # Constant codes are the trivial answer to code consistency; this tells when they come.
             terms[f"codes/{name}_variance"] = tf.math.reduce_variance(values, axis=0)
@@ -313,16 +315,28 @@ class TCP(keras.Model):
         reconstruction, swap, swap_crops = fakes
         with tf.GradientTape() as tape:
             tape.watch(fakes)
+            real_crops = ops.crop_and_resize(
+                images, tf.concat([boxes[:, 0], boxes[:, 1]], axis=1), self.config.model.patch_size
+            )  # N 2K P P 3
             image_terms, image_logits = self._image_terms(images, reconstruction, swap)
-            patch_terms, patch_logits = self._patch_terms(images, swap_crops, boxes)
+            patch_terms, patch_logits = self._patch_terms(real_crops, swap_crops)
             terms = {**image_terms, **patch_terms}
             wanted = {name: values for name, values in terms.items() if self.objective.wants(name)}
             objective = self.objective.total(("d", "dp"), wanted)
         gradients = gradients_or_zeros(tape, objective, [*self.discriminator_side, *fakes])
         own, pulls = gradients[: -len(fakes)], gradients[-len(fakes) :]
+        penalties, their_gradients = self._r1_terms(images, real_crops)
+        own = [a + b for a, b in zip(own, their_gradients)]
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
         logits = [*image_logits, patch_logits]
-        return own, [pull * self._turn(*pair, values) for pull, pair, values in zip(pulls, pairs, logits)], terms
+        return (
+            own,
+            [pull * self._turn(*pair, values) for pull, pair, values in zip(pulls, pairs, logits)],
+            {
+                **terms,
+                **penalties,
+            },
+        )
 
     def _turn(self, generator_term: str, discriminator_term: str, logits: tf.Tensor) -> tf.Tensor:
         """The factor `-(w_g / w_d) exp(-l)` of `_criticise`, with three axes more: `[..., 1, 1, 1]`."""
@@ -341,21 +355,10 @@ class TCP(keras.Model):
             "d/gan_real": losses.judged_real(real),
             "d/gan_rec": losses.judged_fake(fake[0]),
             "d/gan_swap": losses.judged_fake(fake[1]),
-            **self._lazily(["d/r1"], lambda: (self._image_r1(images),), images),
         }
         return terms, fake
 
-    def _image_r1(self, images: tf.Tensor) -> tf.Tensor:
-        """`gamma/2 |grad D(real)|^2` per example (arXiv 1801.04406)."""
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            total = tf.reduce_sum(self.discriminator(images))
-        return self.config.loss.r1_gamma / 2.0 * losses.gradient_penalty(tape.gradient(total, images))
-
-    def _patch_terms(self, images: tf.Tensor, swap_crops: tf.Tensor, boxes: tf.Tensor):
-        crops = boxes.shape[2]
-        real_boxes = tf.concat([boxes[:, 0], boxes[:, 1]], axis=1)
-        real_crops = ops.crop_and_resize(images, real_boxes, self.config.model.patch_size)  # N 2K P P 3
+    def _patch_terms(self, real_crops: tf.Tensor, swap_crops: tf.Tensor):
         features = self.patch_discriminator.features(tf.concat([real_crops, swap_crops], axis=1))
         reference, query, fake = tf.split(features, 3, axis=1)
         logits = self.patch_discriminator.pair(
@@ -366,29 +369,58 @@ class TCP(keras.Model):
             "g/patch_gan": losses.judged_real(fake_logits),
             "dp/real": losses.judged_real(real_logits),
             "dp/fake": losses.judged_fake(fake_logits),
-            **self._lazily(["dp/r1"], lambda: (self._patch_r1(real_crops[:, :crops], real_crops[:, crops:]),), images),
         }
         return terms, fake_logits
+
+    def _r1_terms(self, images: tf.Tensor, real_crops: tf.Tensor):
+        names = [name for name in R1_TERMS if self.objective.wants(name)]
+        variables, examples = self.discriminator_side, images.shape[0]
+        batch = {"image": images, "crops": real_crops}
+
+        def compute(part: dict[str, tf.Tensor]) -> tuple[Terms, list[tf.Tensor]]:
+            crops = tf.split(part["crops"], 2, axis=1)
+            every = {"d/r1": lambda: self._image_r1(part["image"]), "dp/r1": lambda: self._patch_r1(*crops)}
+            return self._with_gradients(lambda: {name: every[name]() for name in names}, [], variables)
+
+        def one_by_one() -> tuple[Terms, list[tf.Tensor]]:
+            """What is differentiated twice cannot be recomputed; so the memory of one example is made to do."""
+
+            def compute_tensors(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+                terms, gradients = compute(part)
+                return [mean_terms(terms), *gradients]
+
+            like = [tf.zeros([len(names)]), *zeros_like(variables)]
+            means, *gradients = mean_over_parts(examples, compute_tensors, batch, like)
+            return {name: tf.fill([examples], means[i]) for i, name in enumerate(names)}, gradients
+
+        due = one_by_one if self.config.train.recompute else lambda: compute(batch)
+        return self._lazily(names, examples, due, variables)
+
+    def _image_r1(self, images: tf.Tensor) -> tf.Tensor:
+        """`gamma/2 |grad D(real)|^2` per example (arXiv 1801.04406)."""
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(self.discriminator(images, keep=True))
+        return self.config.loss.r1_gamma / 2.0 * losses.gradient_penalty(tape.gradient(total, images))
 
     def _patch_r1(self, reference: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
         """`gamma/4 (|grad|^2 for the reference crops + the same for the query crops)` per example."""
         with tf.GradientTape() as tape:
             tape.watch([reference, query])
-            total = tf.reduce_sum(self.patch_discriminator(reference, query))
+            total = tf.reduce_sum(self.patch_discriminator(reference, query, keep=True))
         penalties = [losses.gradient_penalty(g) for g in tape.gradient(total, [reference, query])]
         return self.config.loss.patch_r1_gamma / 4.0 * (penalties[0] + penalties[1])
 
-    def _consistency_terms(self, images, features, codes, swap, noise_swap, draws) -> Terms:
-        names = [name for name in CONSISTENCY_TERMS if self.objective.wants(name)]
+    def _consistency_terms(self, images: tf.Tensor, made: list[tf.Tensor], noise_swap, draws: Draws):
         fixed = tf.stop_gradient if self.config.loss.stop_gradient_targets else tf.identity
-        swapped_style = ops.swap_pairs(codes.style)
 
-        def compute() -> tuple[tf.Tensor, ...]:
+        def compute(features: tf.Tensor, content: tf.Tensor, style: tf.Tensor, swap: tf.Tensor) -> Terms:
+            swapped_style = ops.swap_pairs(style)
             swap_features = self.encoder.trunk(swap)
             values = {}
             if self.objective.wants(*CONSISTENCY_TERMS[:2]):
                 again = self.encoder.heads(swap_features)
-                values["g/code_consistency/content"] = losses.l1(again.content, fixed(codes.content))
+                values["g/code_consistency/content"] = losses.l1(again.content, fixed(content))
                 values["g/code_consistency/style"] = losses.l1(again.style, fixed(swapped_style))
             if self.objective.wants("g/content_alignment"):
                 masks = draws.masks()
@@ -396,32 +428,51 @@ class TCP(keras.Model):
                     self.config.blend.strategy,
                     self.encoder,
                     self.generator,
-                    codes.content,
-                    tf.stack([codes.style, swapped_style], axis=1),
+                    content,
+                    tf.stack([style, swapped_style], axis=1),
                     blending.region_weights(masks[:, None]),
                     features,
                     noise_swap,
                     swap_features,
                 )
                 values["g/content_alignment"] = losses.content_alignment(hybrid, fixed(swap), images, masks)
-            return tuple(values[name] for name in names)
+            return {name: values[name] for name in names}
 
-        return self._lazily(names, compute, images)
+        names = [name for name in CONSISTENCY_TERMS if self.objective.wants(name)]
+        sources = [*made, *self.generator_side]
+        return self._lazily(
+            names, images.shape[0], lambda: self._with_gradients(compute, made, self.generator_side), sources
+        )
 
-    def _lazily(self, names: list[str], compute, images: tf.Tensor) -> Terms:
-        """The terms of `compute` on every so-manyth step, zeros on the others; nothing where none has a weight."""
-        names = [name for name in names if self.objective.wants(name)]
+    def _with_gradients(self, compute, inputs: list[tf.Tensor], variables: list) -> tuple[Terms, list[tf.Tensor]]:
+        """Terms `compute(*inputs)`, and their objective's gradients: of the inputs, then of the variables."""
+        with tf.GradientTape() as tape:
+            own = [tf.identity(x) for x in inputs]
+            tape.watch(own)
+            terms = compute(*own)
+            objective = self.objective.total(("g", "d", "dp"), terms)
+        return terms, gradients_or_zeros(tape, objective, [*own, *variables])
+
+    def _lazily(self, names: list[str], examples: int, due, sources: list) -> tuple[Terms, list[tf.Tensor]]:
+        """Terms and gradients that `due` gives on every so-manyth step; zeros on the others, and without any names.
+
+        The gradients are taken where the terms are computed. Left to an outer tape, every activation in there would
+        have to leave the branch, and TensorFlow could neither fuse what makes it nor recompute it.
+
+        Args:
+            names: terms of one interval that have a weight.
+            examples: how many values each term has.
+            due: gives the terms by name, and a gradient for each of `sources`.
+        """
+        nothing = zeros_like(sources)
         if not names:
-            return {}
-        zeros = tf.zeros([images.shape[0]])
-        due = self.objective.due(names[0], tf.convert_to_tensor(self.step))
-        values = tf.cond(due, compute, lambda: tuple(zeros for _ in names))
-        return dict(zip(names, values))
+            return {}, nothing
+        zeros = {name: tf.zeros([examples]) for name in names}
+        return tf.cond(self.objective.due(names[0], tf.convert_to_tensor(self.step)), due, lambda: (zeros, nothing))
 
     def _logged(self, terms: Terms) -> dict[str, tf.Tensor]:
         """Means over the global batch: one small all-reduce for all terms together."""
-        local = tf.stack([tf.reduce_mean(values) for values in terms.values()])
-        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local)
+        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, mean_terms(terms))
         return dict(zip(terms, tf.unstack(means)))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
@@ -429,6 +480,36 @@ class TCP(keras.Model):
 
         Nothing here waits for shapes: every variable is there from the beginning.
         """
+
+
+def mean_terms(terms: Terms) -> tf.Tensor:
+    """The mean of each term's values, `[terms]`."""
+    return tf.stack([tf.reduce_mean(values) for values in terms.values()])
+
+
+def mean_over_parts(
+    parts: int,
+    compute: Callable[[dict[str, tf.Tensor]], list[tf.Tensor]],
+    batch: dict[str, tf.Tensor],
+    like: list[tf.Tensor],
+) -> list[tf.Tensor]:
+    """The mean of `compute`'s tensors over equal parts of the batch, one after another: in the memory of one part.
+
+    Args:
+        like: zeros of the shapes and types that `compute` returns.
+    """
+    stacked = {name: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for name, v in batch.items()}
+
+    def add(number: tf.Tensor, *sums: tf.Tensor) -> list[tf.Tensor]:
+        values = compute({name: every[number] for name, every in stacked.items()})
+        return [number + 1, *(total + value / parts for total, value in zip(sums, values))]
+
+    return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *like])[1:]
+
+
+def zeros_like(sources: list) -> list[tf.Tensor]:
+    """Zeros of the shapes and types of tensors or variables."""
+    return [tf.zeros(source.shape, source.dtype) for source in sources]
 
 
 def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: list) -> list[tf.Tensor]:

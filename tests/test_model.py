@@ -65,7 +65,7 @@ def test_r1_of_a_linear_critic_is_its_squared_norm(gamma: float) -> None:
     slope = np.random.default_rng(1).standard_normal((4, 4, 3)).astype(np.float32)
     owner: Any = SimpleNamespace(
         config=small_config(f"loss.r1_gamma={gamma}"),
-        discriminator=lambda images: tf.tensordot(images, slope, axes=3) + 5.0,
+        discriminator=lambda images, keep: tf.tensordot(images, slope, axes=3) + 5.0,
     )
     values = TCP._image_r1(owner, tf.random.stateless_normal([3, 4, 4, 3], [1, 2]))
     np.testing.assert_allclose(values, [gamma / 2 * np.sum(slope**2)] * 3, rtol=1e-5)
@@ -78,7 +78,9 @@ def test_patch_r1_of_a_linear_critic(gamma: float) -> None:
     first, second = (rng.standard_normal((4, 4, 3)).astype(np.float32) for _ in range(2))
     owner: Any = SimpleNamespace(
         config=small_config(f"loss.patch_r1_gamma={gamma}"),
-        patch_discriminator=lambda reference, query: tf.tensordot(reference, first, 3) + tf.tensordot(query, second, 3),
+        patch_discriminator=lambda reference, query, keep: (
+            tf.tensordot(reference, first, 3) + tf.tensordot(query, second, 3)
+        ),
     )
     crops = tf.random.stateless_normal([3, 2, 4, 4, 3], [1, 2])
     values = TCP._patch_r1(owner, crops, -crops)
@@ -243,6 +245,28 @@ def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
         np.testing.assert_allclose(terms[name], tf.reduce_mean(expected_terms[name]), rtol=1e-5, err_msg=name)
     for side in ("g", "d"):
         assert relative_difference(gradients[side], expected[side]) < 1e-5
+
+
+@pytest.mark.parametrize("strategy", blending.STRATEGIES)
+def test_recomputed_activations_change_no_gradient(strategy: str) -> None:
+    """All terms, R1 and consistency due; every block's convolutions stand in the graph once more."""
+    settings = ("augment.content_colours=0.5", f"blend.strategy={strategy}")
+    batch, gradients, convolutions = small_batch(small_config()), {}, {}
+    for recompute in (False, True):
+        model = make(*settings, f"train.recompute={recompute}")
+        step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
+        gradients[recompute], _ = step(batch)
+        convolutions[recompute] = sum(node.op == "Conv2D" for node in every_node(step.graph.as_graph_def()))
+    for side in ("g", "d"):
+        assert relative_difference(gradients[True][side], gradients[False][side]) < 1e-5
+    assert convolutions[True] > 1.2 * convolutions[False]
+
+
+def every_node(graph: Any) -> Iterator[Any]:
+    """Nodes of a graph and of its functions."""
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
 
 
 @pytest.mark.parametrize("shift", [-30.0, 0.0, 30.0])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,6 +159,22 @@ def test_png_is_written_as_everywhere_else() -> None:
     values = np.linspace(-1.2, 1.2, 3 * 4 * 5, dtype=np.float32).reshape(4, 5, 3)
     written = images.decode(picture_bytes.encode_png(tf.constant(values)).numpy())
     np.testing.assert_array_equal(written, np.rint(np.clip((values + 1) * 127.5, 0, 255)).astype(np.uint8))
+
+
+def test_a_file_on_which_tensorflows_own_recovery_never_returns(decode: Callable[..., Any]) -> None:
+    """Found by fuzzing."""
+    began = time.monotonic()
+    pixels, error = decode((Path(__file__).parent / "data" / "hangs_tensorflow.jpg").read_bytes())
+    assert (error == "") == (pixels.size > 0) and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_was_cut_off_is_recovered(progressive: bool, decode: Callable[..., Any]) -> None:
+    data = file(photograph(), format="JPEG", progressive=progressive)
+    whole, _ = decode(data)
+    pixels, error = decode(data[: len(data) * 95 // 100])
+    assert error == "" and pixels.shape == whole.shape
+    assert np.array_equal(pixels[:40], whole[:40]) or (progressive and np.abs(pixels.astype(int) - whole).mean() < 4)
 
 
 @pytest.mark.parametrize("name", ["png", "png, transparent", "jpeg", "jpeg, progressive"])

@@ -23,7 +23,7 @@ ADDONS_BIN := $(ADDONS_VENV)/bin
 ADDONS := $(ADDONS_VENV)/.installed
 ADDONS_DEV := $(ADDONS_VENV)/.installed-dev
 
-.PHONY: help quickstart train edit test test-long fuzz audit lint format clean quickstart-addons test-addons
+.PHONY: help quickstart train edit test test-long fuzz load audit lint format clean quickstart-addons test-addons
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
@@ -47,6 +47,10 @@ fuzz: $(DEV) ## feed 20,000 generated inputs to each reader of untrusted bytes; 
 	for target in pictures configurations checkpoints requests; do \
 	  $(BIN)/python tests/runners/fuzz_runner.py $$target $(ARGS) || exit 1; \
 	done
+
+load: $(DEV) ## half an hour of mixed load on the web page, and half an hour on a server: is memory flat?
+	$(BIN)/python tests/runners/page_runner.py $(ARGS)
+	SERVING_FUZZ_SECONDS=1800 $(BIN)/python -m pytest tests/test_serving_load.py -k made_up
 
 audit: $(DEV) ## compare the installed packages with the known vulnerabilities (needs the network)
 	@$(PIP) 'pip-audit>=2.7,<3'

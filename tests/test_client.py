@@ -20,9 +20,10 @@ from PIL import Image
 
 pytest.importorskip("tensorflow_serving", reason="needs the extra `serve`")
 
+from resident import memory
 from serving.emulator import Address, serve
 from serving.model import Arrays
-from serving.pictures import an_edit, arrays, bad_files, bad_requests, file, memory, strings
+from serving.pictures import an_edit, arrays, bad_files, bad_requests, file, strings
 from serving.status import StatusError
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 

@@ -10,6 +10,7 @@ import http.client
 import io
 import itertools
 import json
+import math
 import os
 import random
 import threading
@@ -25,8 +26,9 @@ from PIL import Image
 pytest.importorskip("tensorflow_serving", reason="needs the extra `serve`")
 
 import grpc
+from resident import memory, slope
 from serving.emulator import MERGED_PATH, Address
-from serving.pictures import an_edit, arrays, b64, bad_files, bad_requests, memory, strings
+from serving.pictures import an_edit, arrays, b64, bad_files, bad_requests, strings
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export.client import connect
@@ -230,7 +232,9 @@ class Fuzzer:
 def test_the_server_outlives_made_up_requests(server: Address, capsys: pytest.CaptureFixture[str]) -> None:
     good, fuzzers = an_edit(9), [Fuzzer(seed) for seed in range(4)]
     end = time.monotonic() + FUZZ_SECONDS
-    answers, problems, resident = Counter(), [], []  # type: Counter[str], list[Any], list[int]
+    answers: Counter[str] = Counter()
+    problems: list[Any] = []
+    resident: list[tuple[float, int]] = []
 
     def over_grpc(fuzzer: Fuzzer) -> None:
         with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
@@ -264,7 +268,7 @@ def test_the_server_outlives_made_up_requests(server: Address, capsys: pytest.Ca
                 if client.edit(*good) != expected:
                     problems.append("another answer to the same request")
                 if server.pid is not None:
-                    resident.append(memory(server.pid, "VmRSS"))
+                    resident.append((time.monotonic(), memory(server.pid)))
                 time.sleep(0.1)
 
     def guarded(work: Any, *arguments: Any) -> None:
@@ -284,8 +288,13 @@ def test_the_server_outlives_made_up_requests(server: Address, capsys: pytest.Ca
             f"\nmade-up requests for {FUZZ_SECONDS:.0f} s:", ", ".join(f"{k}: {v}" for k, v in sorted(answers.items()))
         )
         if resident:
-            print(f"  memory of the server: {resident[0] >> 20} MB at first, {max(resident) >> 20} at most")
+            held = [size >> 20 for _, size in resident]
+            print(f"  memory of the server: {held[0]} MiB at first, {held[-1]} at the end, {max(held)} at most")
+            growth = slope(resident[:: math.ceil(len(resident) / 1000)])
+            print(f"  growth after a third of the time: {growth:.2f} MiB a minute")
     assert not problems, problems[:3]
     assert all(answers[kind] for kind in ("gRPC OK", "gRPC INVALID_ARGUMENT", "REST 200", "REST 400"))
     if resident:
-        assert max(resident[len(resident) // 4 :]) - resident[len(resident) // 4] < 500 << 20
+        early = held[len(held) // 4]
+        assert max(held[len(held) // 4 :]) - early < 500
+        assert growth < 1 or FUZZ_SECONDS < 600, "a shorter run is all warm-up"

@@ -7,7 +7,6 @@ import functools
 import io
 import struct
 import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +34,6 @@ def strings(*values: bytes) -> np.ndarray:
 def b64(data: bytes) -> dict[str, str]:
     """Bytes as REST wants them."""
     return {"b64": base64.b64encode(data).decode()}
-
-
-def memory(pid: int, what: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far) of a process, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(what))
 
 
 def an_edit(seed: int, height: int = SIDE, width: int = SIDE) -> Edit:

@@ -74,7 +74,7 @@ class Handlers:
     @_sentences
     def sample(self, index: int, key: str) -> Answer:
         """A sample was taken."""
-        name, image = self.samples[index]
+        name, image = self.samples[_place(index, self.samples, "samples")]
         return self._open(self.sessions.get(key), image, name)
 
     def dropped(self, path: str, key: str) -> Answer:
@@ -108,9 +108,7 @@ class Handlers:
     def style(self, drawn: Any, index: int, key: str) -> Answer:
         """A style of the gallery was picked for the region in work."""
         session = self._session(drawn, key)
-        if not 0 <= index < len(session.styles):
-            raise ValueError(f"there are {len(session.styles)} styles, got number {index}: reload the page")
-        session.regions[session.drawing.active].style = index
+        session.regions[session.drawing.active].style = _place(index, session.styles, "styles")
         return self._render(session, **_thumbnails(session))
 
     @_sentences
@@ -181,6 +179,13 @@ class Handlers:
         taken = f"{1000 * (time.perf_counter() - started):.0f} ms"
         status = f"{count} region{'s' if count > 1 else ''} filled in {taken}" if count else "Nothing is painted yet"
         return Answer(status, stage={"after": after, **stage})
+
+
+def _place(value: Any, among: Sequence[Any], what: str) -> int:
+    """The number that the page gives for one of these, checked: it comes from the network."""
+    if not isinstance(value, int) or not 0 <= value < len(among):
+        raise ValueError(f"there are {len(among)} {what}, got number {str(value)[:20]}: reload the page")
+    return value
 
 
 def items(pictures: Iterable[tuple[str, Image.Image]]) -> list[dict[str, str]]:

@@ -307,6 +307,13 @@ def test_an_unexpected_error_is_a_sentence_for_the_visitor_and_a_trace_for_the_l
     assert answer.wrong and "ZeroDivision" not in answer.status and "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("number", [-1, 99, None, "x", [1], {"a": 1}, 0.5])
+def test_a_number_that_the_page_does_not_offer_gets_a_sentence(handlers: Handlers, number: Any) -> None:
+    start = handlers.arrive("a")
+    for answer in (handlers.sample(number, "a"), handlers.style(drawn(start), number, "a")):
+        assert answer.wrong and "reload the page" in answer.status
+
+
 def test_only_uploads_can_be_dropped(handlers: Handlers, tmp_path: Path) -> None:
     outside = tmp_path.parent / f"{tmp_path.name}-outside.png"
     handlers.samples[0][1].save(outside)

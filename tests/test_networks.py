@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tcp_tf.layers import RegionStyles, StyledConv
 from tcp_tf.model import build_discriminator, build_patch_discriminator
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-NARROW = {"channels": 4, "content_dim": 4, "style_dim": 16}
+NARROW: dict[str, Any] = {"channels": 4, "content_dim": 4, "style_dim": 16}
 
 
 def parameters(network) -> int:

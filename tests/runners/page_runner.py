@@ -156,11 +156,11 @@ class Visitor:
                     raise Problem(f"download: {status} {content[:100]!r}")
             return f"download {came}"
         if what == "nonsense":
-            values: list[Any] = [None, 7, "x", [], {"picture": 1}, {"picture": self.picture, "strokes": [{"r": 1e9}]}]
-            values += [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, {"path": "http://127.0.0.1/x"}]
+            wrong: list[Any] = [None, 7, "x", [], {"picture": 1}, {"picture": self.picture, "strokes": [{"r": 1e9}]}]
+            wrong += [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, {"path": "http://127.0.0.1/x"}]
             name = pick.choice(("paint", "sample", "style", "uploaded", "way", "download", "adjust"))
             count = {"sample": 1, "paint": 1, "uploaded": 1, "download": 1, "style": 2, "way": 2, "adjust": 4}[name]
-            return f"nonsense {self.send(name, *(pick.choice(values) for _ in range(count)))[0]}"
+            return f"nonsense {self.send(name, *(pick.choice(wrong) for _ in range(count)))[0]}"
         path = pick.choice((f"{API}/file=/etc/passwd", "/../../etc/passwd", f"{API}/api/paint", "/openapi.json"))
         status, content = self.request("GET", path)
         if status < 400 or b"root:" in content:

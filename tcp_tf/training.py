@@ -309,15 +309,17 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     Each residual block keeps about 8 maps of its input's size (pads, blurs, activations before and after), for the
     encoder on N pictures, the generator on 1.5 N, the discriminator on 2.5 N, the patch discriminator on 3 N K crops.
+    With `train.recompute` it keeps its input, and the largest block's 8 maps come and go.
     """
-    batch, side = config.data.batch_size, config.data.resolution
-    maps = 0.0
-    encoder_widths = model.encoder.widths[: config.model.downsamples + 1]
-    maps += batch * sum(width * (side / 2**i) ** 2 for i, width in enumerate(encoder_widths))
-    generator_widths = model.generator.widths[::-1]
-    maps += 1.5 * batch * sum(width * (side / 2**i) ** 2 for i, width in enumerate(generator_widths))
-    maps += 2.5 * batch * sum(width * (side / 2**i) ** 2 for i, width in enumerate(model.discriminator.widths))
-    patch = config.model.patch_size
-    crops = 3 * batch * config.patches.crops
-    maps += crops * sum(width * (patch / 2**i) ** 2 for i, width in enumerate(model.patch_discriminator.widths))
-    return int(8 * maps * (4 if config.mixed_precision == "float32" else 2))
+    batch, side, patch = config.data.batch_size, config.data.resolution, config.model.patch_size
+    networks = (
+        (batch, side, model.encoder.widths[: config.model.downsamples + 1]),
+        (1.5 * batch, side, model.generator.widths[::-1]),
+        (2.5 * batch, side, model.discriminator.widths),
+        (3 * batch * config.patches.crops, patch, model.patch_discriminator.widths),
+    )
+    maps = [
+        count * width * (pixels / 2**i) ** 2 for count, pixels, widths in networks for i, width in enumerate(widths)
+    ]
+    numbers = sum(maps) + 8 * max(maps) if config.train.recompute else 8 * sum(maps)
+    return int(numbers * (4 if config.mixed_precision == "float32" else 2))

@@ -52,9 +52,10 @@ load: $(DEV) ## half an hour of mixed load on the web page, and half an hour on 
 	$(BIN)/python tests/runners/page_runner.py $(ARGS)
 	SERVING_FUZZ_SECONDS=1800 $(BIN)/python -m pytest tests/test_serving_load.py -k made_up
 
-audit: $(DEV) ## compare the installed packages with the known vulnerabilities (needs the network)
+audit: $(DEV) ## compare the installed packages with PyPI's known vulnerabilities (needs pypi.org itself, not a mirror)
 	@$(PIP) 'pip-audit>=2.7,<3'
-	$(BIN)/pip-audit --skip-editable $(ARGS)
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audited.txt $(ARGS)
 
 lint: $(DEV) ## check style and types
 	$(BIN)/ruff check .

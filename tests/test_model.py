@@ -432,13 +432,19 @@ def test_mixed_bfloat16() -> None:
 # ---- replicas
 
 
-def fitted(config: Config, devices: list, directory: Path, steps: int) -> TCP:
-    """A model after `steps` steps on the way of `train.py`, but without the graph's optimisation, which takes long."""
+def unfitted(config: Config, devices: list) -> TCP:
+    """The same model on any devices."""
     with tf.distribute.MirroredStrategy(devices).scope():
         keras.utils.set_random_seed(3)
         model = TCP(config)
         enliven(model.encoder, model.generator, model.discriminator, model.patch_discriminator)
         model.compile()
+    return model
+
+
+def fitted(config: Config, devices: list, directory: Path, steps: int) -> TCP:
+    """A model after `steps` steps on the way of `train.py`, but without the graph's optimisation, which takes long."""
+    model = unfitted(config, devices)
     manager = run_dir.manager(directory, model.checkpoint(), 1)
     held_out = small_batch(config)["image"].numpy()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -472,3 +478,27 @@ def test_two_replicas_are_one(tmp_path: Path) -> None:
         for ours, theirs in zip(getattr(one, name).variables, getattr(two, name).variables):
             scale = float(tf.reduce_max(tf.abs(tf.cast(ours, tf.float32)))) + 1e-12
             np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4 * scale, err_msg=label(ours))
+
+
+@pytest.mark.slow(40)
+def test_two_replicas_are_one_in_mixed_bfloat16(tmp_path: Path) -> None:
+    """Two steps down the plain gradient, R1 and TCP's losses due on the first: the same way, but for 8 bits' rounding."""
+    config = small_config(
+        *("data.batch_size=8", "mixed_precision=mixed_bfloat16", "augment.content_colours=0.5"),
+        *(f"optimizer.{side}={{name: sgd, learning_rate: 0.01}}" for side in ("generator", "discriminator")),
+    )
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        start = unfitted(config, ["CPU:0"])
+        one = fitted(config, ["CPU:0"], tmp_path / "one", 2)
+        two = fitted(config, ["CPU:0", "CPU:1"], tmp_path / "two", 2)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    for side in ("generator_side", "discriminator_side"):
+        ways = [
+            [after - before for after, before in zip(arrays(getattr(model, side)), arrays(getattr(start, side)))]
+            for model in (one, two)
+        ]
+        assert all(np.isfinite(change).all() for change in ways[1]) and any(np.any(change) for change in ways[0])
+        assert relative_difference(ways[1], ways[0]) < 0.02

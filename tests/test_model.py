@@ -482,7 +482,7 @@ def test_two_replicas_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow(40)
 def test_two_replicas_are_one_in_mixed_bfloat16(tmp_path: Path) -> None:
-    """Two steps down the plain gradient, R1 and TCP's losses due on the first: the same way, but for 8 bits' rounding."""
+    """Two steps of gradient descent, R1 and TCP's losses due on the first: the same way, but for 8 bits' rounding."""
     config = small_config(
         *("data.batch_size=8", "mixed_precision=mixed_bfloat16", "augment.content_colours=0.5"),
         *(f"optimizer.{side}={{name: sgd, learning_rate: 0.01}}" for side in ("generator", "discriminator")),

@@ -19,13 +19,17 @@ SETTINGS = {
 }
 
 
-def tune() -> None:
+def tune(**more: str) -> None:
     """Restarts this Python program with the allocator's settings, unless it has them or has others on purpose.
 
     Call it first in a program's `__main__`. Does nothing outside Linux, or where any of the variables is set already.
+
+    Args:
+        more: further variables, by name.
     """
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in SETTINGS):
+    settings = {**SETTINGS, **more}
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in settings):
         return
     # With the interpreter's own options, as in `python -m ...`; sys.orig_argv is not there before Python 3.10.
     arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
-    os.execve(sys.executable, [sys.executable, *map(os.fsdecode, arguments)], {**os.environ, **SETTINGS})
+    os.execve(sys.executable, [sys.executable, *map(os.fsdecode, arguments)], {**os.environ, **settings})

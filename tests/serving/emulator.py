@@ -272,6 +272,7 @@ def emulator(base_path: Path, model: str = "tcp", batching: Optional[dict[str, A
     if batching is not None:
         command += ["--batching", json.dumps(batching)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["MALLOC_ARENA_MAX"] = "2"  # glibc would let each of the many threads keep memory of its own
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=base_path, env=environment)
     assert process.stdout is not None
     try:

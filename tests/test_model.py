@@ -501,4 +501,4 @@ def test_two_replicas_are_one_in_mixed_bfloat16(tmp_path: Path) -> None:
             for model in (one, two)
         ]
         assert all(np.isfinite(change).all() for change in ways[1]) and any(np.any(change) for change in ways[0])
-        assert relative_difference(ways[1], ways[0]) < 0.02
+        assert relative_difference(ways[1], ways[0]) < 0.05

@@ -215,9 +215,9 @@ class TCP(keras.Model):
             return [mean_terms(terms), *gradients["g"], *gradients["d"]]
 
         like = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros_like(sides)]
-        means, *sums = mean_over_parts(parts, compute, batch, like)
+        means, *gradients = mean_over_parts(parts, compute, batch, like)
         count = len(self.generator_side)
-        return {"g": sums[:count], "d": sums[count:]}, dict(zip(names, tf.unstack(means)))
+        return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms.
@@ -239,12 +239,11 @@ class TCP(keras.Model):
                 lazy_terms, lazy_gradients = self._consistency_terms(images, made, noise_swap, draws)
             terms = {**own, **lazy_terms, **critic_terms}
             terms = {name: values for name, values in terms.items() if self.objective.wants(name)}
-            pulls += lazy_gradients[: len(made)]
-            pulled = [tf.reduce_sum(tf.cast(x * pull, tf.float32)) for x, pull in zip(fakes + made, pulls)]
+            pulled = [*zip(fakes, pulls), *zip(made, lazy_gradients)]
             objective = self.objective.total(("g",), {name: own[name] for name in own if name in terms})
-            objective += tf.add_n(pulled)
+            objective += tf.add_n([tf.reduce_sum(tf.cast(x * pull, tf.float32)) for x, pull in pulled])
         generator_gradients = gradients_or_zeros(tape, objective, self.generator_side)
-        generator_gradients = [a + b for a, b in zip(generator_gradients, lazy_gradients[len(made) :])]
+        generator_gradients = sums(generator_gradients, lazy_gradients[len(made) :])
         for name, values in codes._asdict().items():
             # Constant codes are the trivial answer to code consistency; this tells when they come.
             terms[f"codes/{name}_variance"] = tf.math.reduce_variance(values, axis=0)
@@ -313,11 +312,10 @@ class TCP(keras.Model):
             each of `fakes`; the terms by name.
         """
         reconstruction, swap, swap_crops = fakes
+        real_boxes = tf.concat([boxes[:, 0], boxes[:, 1]], axis=1)
+        real_crops = ops.crop_and_resize(images, real_boxes, self.config.model.patch_size)  # N 2K P P 3
         with tf.GradientTape() as tape:
             tape.watch(fakes)
-            real_crops = ops.crop_and_resize(
-                images, tf.concat([boxes[:, 0], boxes[:, 1]], axis=1), self.config.model.patch_size
-            )  # N 2K P P 3
             image_terms, image_logits = self._image_terms(images, reconstruction, swap)
             patch_terms, patch_logits = self._patch_terms(real_crops, swap_crops)
             terms = {**image_terms, **patch_terms}
@@ -325,18 +323,11 @@ class TCP(keras.Model):
             objective = self.objective.total(("d", "dp"), wanted)
         gradients = gradients_or_zeros(tape, objective, [*self.discriminator_side, *fakes])
         own, pulls = gradients[: -len(fakes)], gradients[-len(fakes) :]
-        penalties, their_gradients = self._r1_terms(images, real_crops)
-        own = [a + b for a, b in zip(own, their_gradients)]
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
         logits = [*image_logits, patch_logits]
-        return (
-            own,
-            [pull * self._turn(*pair, values) for pull, pair, values in zip(pulls, pairs, logits)],
-            {
-                **terms,
-                **penalties,
-            },
-        )
+        pulls = [pull * self._turn(*pair, values) for pull, pair, values in zip(pulls, pairs, logits)]
+        penalties, penalty_gradients = self._r1_terms(images, real_crops)
+        return sums(own, penalty_gradients), pulls, {**terms, **penalties}
 
     def _turn(self, generator_term: str, discriminator_term: str, logits: tf.Tensor) -> tf.Tensor:
         """The factor `-(w_g / w_d) exp(-l)` of `_criticise`, with three axes more: `[..., 1, 1, 1]`."""
@@ -454,7 +445,7 @@ class TCP(keras.Model):
         return terms, gradients_or_zeros(tape, objective, [*own, *variables])
 
     def _lazily(self, names: list[str], examples: int, due, sources: list) -> tuple[Terms, list[tf.Tensor]]:
-        """Terms and gradients that `due` gives on every so-manyth step; zeros on the others, and without any names.
+        """Terms and gradients that `due` gives on every so-manyth step, zeros on the others; nothing without names.
 
         The gradients are taken where the terms are computed. Left to an outer tape, every activation in there would
         have to leave the branch, and TensorFlow could neither fuse what makes it nor recompute it.
@@ -464,11 +455,10 @@ class TCP(keras.Model):
             examples: how many values each term has.
             due: gives the terms by name, and a gradient for each of `sources`.
         """
-        nothing = zeros_like(sources)
         if not names:
-            return {}, nothing
-        zeros = {name: tf.zeros([examples]) for name in names}
-        return tf.cond(self.objective.due(names[0], tf.convert_to_tensor(self.step)), due, lambda: (zeros, nothing))
+            return {}, []
+        zeros = {name: tf.zeros([examples]) for name in names}, zeros_like(sources)
+        return tf.cond(self.objective.due(names[0], tf.convert_to_tensor(self.step)), due, lambda: zeros)
 
     def _logged(self, terms: Terms) -> dict[str, tf.Tensor]:
         """Means over the global batch: one small all-reduce for all terms together."""
@@ -505,6 +495,11 @@ def mean_over_parts(
         return [number + 1, *(total + value / parts for total, value in zip(sums, values))]
 
     return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *like])[1:]
+
+
+def sums(gradients: list[tf.Tensor], lazy: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Gradients with those of lazy terms added; as they are where there are no such terms."""
+    return [a + b for a, b in zip(gradients, lazy)] if lazy else gradients
 
 
 def zeros_like(sources: list) -> list[tf.Tensor]:

@@ -1,4 +1,4 @@
-"""A minute's worth of many visitors of the web page at once; `make load` keeps them coming for half an hour."""
+"""A few seconds of many visitors of the web page at once; `make load` keeps them coming for half an hour."""
 
 from __future__ import annotations
 

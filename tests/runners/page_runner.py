@@ -4,17 +4,15 @@
 
 Speaks with the page's server as the page does: an event goes to `queue/join`, its answer comes as a stream. Visitors
 arrive, choose samples and styles, paint, upload pictures good and bad, ask for the strip and the download, send events
-that no page sends, and leave. Ends with 1 where an answer is the server's fault or where, after a warm-up of a third of
-the time, resident memory grows by 1 MiB a minute or more.
+that no page sends, and are replaced by new ones. Ends with 1 where an answer is the server's fault or where, after a
+warm-up of a third of the time, resident memory grows by 1 MiB a minute or more.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
-import io
 import json
-import os
 import random
 import subprocess
 import sys
@@ -26,13 +24,14 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
-import numpy as np
-from PIL import Image
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from resident import memory, slope  # noqa: E402 - a program beside the tests, run by itself
+# A program beside the tests, run by itself.
+from resident import memory, slope  # noqa: E402
+
+from runners import fuzz_runner  # noqa: E402
+from runners.fuzz_runner import Target  # noqa: E402
 
 MOST_GROWTH = 1.0  # MiB a minute
 EVENTS_EACH = 40  # of a visitor, before it leaves
@@ -101,18 +100,11 @@ class Visitor:
     def file(self) -> tuple[bytes, str]:
         """A picture, or what only looks like one."""
         pick, side = self.random, self.random.choice((40, 64, 150, 400, 900))
-        pixels = np.random.default_rng(pick.randrange(2**32)).integers(0, 256, (8, 8, 3), np.uint8)
-        image = Image.fromarray(pixels).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
         kind = pick.choice(("PNG", "JPEG", "WEBP"))
-        written = io.BytesIO()
-        image.save(written, kind)
-        data = bytearray(written.getvalue())
-        if pick.random() < 0.3:
-            for _ in range(20):
-                data[pick.randrange(len(data))] = pick.randrange(256)
-        elif pick.random() < 0.2:
-            data = data[: pick.randrange(len(data))]
-        return bytes(data), f"picture.{kind.lower()}"
+        data = fuzz_runner.picture_bytes(kind, size=(side, side * 3 // 4))
+        if pick.random() < 0.5:
+            data = fuzz_runner.changed(pick, Target(len, [data], ()))
+        return data, f"picture.{kind.lower()}"
 
     def drawn(self) -> dict[str, Any]:
         return {"picture": self.picture, "active": self.random.randrange(4), "strokes": self.strokes}
@@ -224,7 +216,7 @@ def main() -> int:
     parser.add_argument("--model", default=str(ROOT / "pretrained" / "scenes64"), help="(%(default)s)")
     options = parser.parse_args()
     command = [sys.executable, "-m", "tcp_tf", "app", "--model", options.model, "--port", "0"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", env={**os.environ})
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
     assert server.stdout is not None
     try:
         line = next((line for line in server.stdout if line.startswith("The page is at ")), None)

@@ -159,6 +159,7 @@ class Trainer:
         with self.strategy.scope():
             self.model = TCP(config)
             self.model.compile()
+        self.model.warming_up = False
         share = config.data.batch_size // self.strategy.num_replicas_in_sync
         images = random_images(config.data.batch_size, config.data.resolution, 1)
 

@@ -60,8 +60,10 @@ class AutoEncoder:
 
     @classmethod
     def from_config(cls, config: Config) -> AutoEncoder:
-        """Freshly drawn networks of the configured sizes."""
-        return cls(build_encoder(config), build_generator(config), config.blend.strategy, config.model.noise)
+        """Freshly drawn networks of the configured sizes, not to be trained."""
+        encoder, generator = build_encoder(config), build_generator(config)
+        encoder.trainable = generator.trainable = False
+        return cls(encoder, generator, config.blend.strategy, config.model.noise)
 
     @property
     def stride(self) -> int:

@@ -154,6 +154,7 @@ class LossConfig(Section):
     patch_r1_gamma: float = knob(1.0, "gamma of the patch discriminator's R1", ge=0)
     r1_every: int = knob(16, "both R1 terms are computed every so many steps, and count so many times", "steps", ge=1)
     consistency_every: int = knob(16, "code consistency and content alignment, every so many steps (K)", "steps", ge=1)
+    gan_start_kimg: float = knob(0.0, "the autoencoder learns to reconstruct on its own until this point", "kimg", ge=0)
     consistency_start_kimg: float = knob(0.0, "no code consistency or alignment before this point", "kimg", ge=0)
     stop_gradient_targets: bool = knob(True, "the two TCP losses do not move their own targets")
 
@@ -187,6 +188,12 @@ class AugmentConfig(Section):
         "share",
         ge=0,
         le=1,
+    )
+    least_colours: float = knob(
+        0.0, "of that share, what every copy has at least", "share of content_colours", ge=0, le=1
+    )
+    colour_grid: int = knob(
+        1, "places along a side at which that mixing differs; between them it is interpolated", "places", ge=1, le=64
     )
 
 
@@ -352,6 +359,8 @@ def _impossible(config: Config) -> Iterator[str]:
     weights = loss.weights
     if not any(weight for name, weight in weights.items() if name.startswith("g/")):
         yield "loss.g: every weight is 0, encoder and generator would learn nothing"
+    if loss.gan_start_kimg and not loss.g.l1:
+        yield "loss.gan_start_kimg: until then only loss.g.l1 teaches, which is 0"
     # The generator's pull is made of the discriminator's gradient for the same pictures, so each needs its opponent.
     learns = {name: loss.d.gan_real and weights[f"d/{name}"] for name in ("gan_rec", "gan_swap")}
     alone = [f"loss.g.{name}" for name in learns if weights[f"g/{name}"] and not learns[name]]

@@ -61,27 +61,28 @@ class Draws:
             complement_probability=blend.complement_probability,
         )
 
-    def colour_maps(self, strength: float) -> tuple[tf.Tensor, tf.Tensor]:
-        """Random affine maps of colours, for the first of each pair of neighbours.
+    def colour_maps(self, every: int = 1) -> tuple[tf.Tensor, tf.Tensor]:
+        """Random maps of colours for each of these examples, or for the first of every two.
 
-        Each is a blend of the identity with a Gaussian matrix that keeps the variance of independent channels (it
-        may invert, mix or mute them); the share of the Gaussian matrix is uniform in [0, strength].
+        A Gaussian matrix that keeps the variance of independent channels (it may invert, mix or mute them) and an
+        offset for each place of the grid; the share is uniform in [`least_colours`, 1] times `content_colours`.
 
         Returns:
-            Matrices `[N/2, 3, 3]` and offsets `[N/2, 3]` for `ops.mix_colours`.
+            Maps `[N / every, G, G, 4, 3]` and shares `[N / every]` for `ops.mix_colours`.
         """
-        count = self.config.data.batch_size // 2
-        rows = self.position[::2] // 2
-        normal = tf.gather(tf.random.stateless_normal([count, 4, 3], self._seed(COLOURS)), rows)
-        share = strength * tf.gather(tf.random.stateless_uniform([count, 1, 1], self._seed(COLOUR_SHARES)), rows)
-        matrices = (1.0 - share) * tf.eye(3) + share * normal[:, :3] * 3**-0.5
-        return matrices, share[:, 0] * normal[:, 3] * 0.3
+        augment, count = self.config.augment, self.config.data.batch_size // every
+        rows = self.position[::every] // every
+        shape = [count, augment.colour_grid, augment.colour_grid, 4, 3]
+        normal = tf.gather(tf.random.stateless_normal(shape, self._seed(COLOURS)), rows)
+        uniform = tf.gather(tf.random.stateless_uniform([count], self._seed(COLOUR_SHARES)), rows)
+        scale = tf.constant([3**-0.5] * 3 + [0.3])[:, None]
+        shares = augment.content_colours * (augment.least_colours + (1.0 - augment.least_colours) * uniform)
+        return normal * scale, shares
 
-    def noise(self, generator: Generator, purpose: int, pairs: bool = False) -> Optional[list[tf.Tensor]]:
-        """The generator's noise maps for these examples, or for one of each pair of neighbours; None without noise."""
+    def noise(self, generator: Generator, purpose: int, every: int = 1) -> Optional[list[tf.Tensor]]:
+        """The generator's noise maps for these examples, or for the first of every two; None without noise."""
         if not self.config.model.noise:
             return None
-        every = 2 if pairs else 1
         side = self.config.data.resolution
         drawn = generator.draw_noise(self.config.data.batch_size // every, side, side, self._seed(purpose))
         rows = self.position[::every] // every

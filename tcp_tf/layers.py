@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple, Optional, Union
 import keras
 import tensorflow as tf
 
-from tcp_tf import ops
+from tcp_tf import gradients, ops
 
 SLOPE = 0.2
 
@@ -85,8 +85,11 @@ class Conv(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel) * self.gain
-        maps = tf.nn.conv2d(ops.pad(images, self.padding, self.mode), kernel, self.stride, padding="VALID")
-        return bias_and_activate(maps, self.bias, self.activate)
+        if self.trainable and self.stride == 2:
+            maps = gradients.conv_down(ops.pad(images, self.padding, self.mode), kernel)
+        else:
+            maps = ops.conv(images, kernel, self.stride, self.padding, self.mode)
+        return bias_and_activate(maps, self.bias, self.activate, self.trainable)
 
 
 class Dense(keras.layers.Layer):
@@ -104,7 +107,7 @@ class Dense(keras.layers.Layer):
 
     def call(self, codes: tf.Tensor) -> tf.Tensor:
         product = tf.matmul(codes, tf.convert_to_tensor(self.kernel) * self.gain)
-        return bias_and_activate(product, self.bias, self.activate)
+        return bias_and_activate(product, self.bias, self.activate, self.trainable)
 
 
 class Modulation(keras.layers.Layer):
@@ -170,8 +173,10 @@ class ModulatedConv(keras.layers.Layer):
             kernel = ops.demodulated(kernel, output_axis=2 if self.up else 3)
         maps, kernel = maps * factors, kernel * self.output_gain
         if self.up:
-            return ops.blur(ops.conv_up(maps, kernel), [1, 3, 3, 1], (1, 1), gain=4.0)
-        return tf.nn.conv2d(ops.pad(maps, self.padding), kernel, 1, padding="VALID")
+            height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
+            convolve = gradients.conv_up if self.trainable else ops.conv_up
+            return ops.blur(convolve(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
+        return ops.conv(maps, kernel, padding=self.padding)
 
 
 class StyledConv(keras.layers.Layer):
@@ -188,11 +193,15 @@ class StyledConv(keras.layers.Layer):
         maps = self.conv(maps, style)
         if noise is not None:
             maps += noise * (tf.convert_to_tensor(self.noise_strength) * ops.SQRT2)
-        return bias_and_activate(maps, self.bias, activate=True)
+        return bias_and_activate(maps, self.bias, activate=True, trained=self.trainable)
 
 
-def bias_and_activate(values: tf.Tensor, bias: Optional[tf.Variable], activate: bool) -> tf.Tensor:
+def bias_and_activate(
+    values: tf.Tensor, bias: Optional[tf.Variable], activate: bool, trained: bool = False
+) -> tf.Tensor:
     """`leaky_relu(values + sqrt(2) bias)` where activated (`values` come with the gain), else `values + bias`."""
     if bias is not None:
         values = tf.nn.bias_add(values, tf.convert_to_tensor(bias) * (ops.SQRT2 if activate else 1.0))
-    return tf.nn.leaky_relu(values, SLOPE) if activate else values
+    if not activate:
+        return values
+    return gradients.leaky_relu(values, SLOPE) if trained else tf.nn.leaky_relu(values, SLOPE)

@@ -14,7 +14,7 @@ Both optimizers then step on gradients taken at the same weights. Why pairs of n
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import keras
 import tensorflow as tf
@@ -25,7 +25,7 @@ from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
-from tcp_tf.objective import CONSISTENCY_TERMS, R1_TERMS, Objective
+from tcp_tf.objective import CONSISTENCY_TERMS, R1_TERMS, RECONSTRUCTION, Objective
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
 Terms = dict[str, tf.Tensor]  # name -> one value per example
@@ -69,6 +69,8 @@ class TCP(keras.Model):
         ValueError: the global batch does not give every replica the same even number of pictures.
     """
 
+    train_function: Any
+
     def __init__(self, config: Config, **kwargs):
         super().__init__(name="tcp", **kwargs)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -95,6 +97,7 @@ class TCP(keras.Model):
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
         self.objective = Objective(config.loss, replicas, config.data.batch_size)
+        self.warming_up = self.objective.warm_up > 0  # what is traced or called now is a step of the warm-up
         self.ema = AutoEncoder(
             self.encoder_ema, self.generator_ema, strategy=config.blend.strategy, noise=config.model.noise
         )
@@ -170,6 +173,24 @@ class TCP(keras.Model):
         """What the discriminators' optimizer owns."""
         return self.discriminator.trainable_variables + self.patch_discriminator.trainable_variables
 
+    def make_train_function(self, force: bool = False):
+        """Keras's, once for the warm-up and once for all later steps.
+
+        Two graphs instead of one with a branch: TensorFlow fuses no operations in a branch as large as a step.
+        """
+        if self.train_function is None or force:
+            functions = {}
+            for warming_up in {False, self.objective.warm_up > 0}:
+                super().make_train_function(force=True)
+                functions[warming_up] = self.train_function
+
+            def train_function(iterator):
+                self.warming_up = int(self.step.numpy()) < self.objective.warm_up
+                return functions[self.warming_up](iterator)
+
+            self.train_function = train_function
+        return self.train_function
+
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step of both optimizers; returns the raw terms' means over the global batch, by name.
@@ -220,7 +241,24 @@ class TCP(keras.Model):
         return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
-        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms.
+        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms."""
+        return self._warm_up_gradients(batch) if self.warming_up else self._every_gradient(batch)
+
+    def _warm_up_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
+        """Those of the reconstruction of all pictures and nothing else; every other term is 0."""
+        images = batch["image"]
+        draws = Draws(self.config, self.step, batch["position"])
+        with tf.GradientTape() as tape:
+            _, codes, plain_content = self._encode(images, draws, every=1)
+            noise = draws.noise(self.generator, NOISE_RECONSTRUCTION)
+            own = {RECONSTRUCTION: losses.l1(self.generator(plain_content, codes.style, noise), images)}
+            objective = self.objective.total(("g",), own)
+        gradients = gradients_or_zeros(tape, objective, self.generator_side)
+        none = {name: tf.zeros([1]) for name in self.objective.starts}
+        return {"g": gradients, "d": zeros_like(self.discriminator_side)}, {**own, **none, **variances(codes)}
+
+    def _every_gradient(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
+        """Those of all terms that are due.
 
         The discriminators run forward and backward once, for both sides (see `_criticise`); encoder and generator
         take over at the pictures, so no tape is nested in another.
@@ -229,10 +267,10 @@ class TCP(keras.Model):
         draws = Draws(self.config, self.step, batch["position"])
         boxes = draws.boxes(sets=3)  # N 3 K 4
         with tf.GradientTape() as tape:
-            features, codes, plain_content = self._encode(images, draws)
+            features, codes, plain_content = self._encode(images, draws, every=2)
             reconstruction, swap, noise_swap = self._fakes(codes, plain_content, draws)
             swap_crops = ops.crop_and_resize(swap, boxes[:, 2], self.config.model.patch_size)  # N K P P 3
-            own = {"g/l1": losses.l1(reconstruction, images[::2])}
+            own = {RECONSTRUCTION: losses.l1(reconstruction, images[::2])}
             fakes, made = [reconstruction, swap, swap_crops], [features, *codes, swap]
             with tape.stop_recording():
                 discriminator_gradients, pulls, critic_terms = self._criticise(images, fakes, boxes)
@@ -244,10 +282,7 @@ class TCP(keras.Model):
             objective += tf.add_n([tf.reduce_sum(tf.cast(x * pull, tf.float32)) for x, pull in pulled])
         generator_gradients = gradients_or_zeros(tape, objective, self.generator_side)
         generator_gradients = sums(generator_gradients, lazy_gradients[len(made) :])
-        for name, values in codes._asdict().items():
-            # Constant codes are the trivial answer to code consistency; this tells when they come.
-            terms[f"codes/{name}_variance"] = tf.math.reduce_variance(values, axis=0)
-        return {"g": generator_gradients, "d": discriminator_gradients}, terms
+        return {"g": generator_gradients, "d": discriminator_gradients}, {**terms, **variances(codes)}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Reconstruction and code consistency of the averaged weights on held-out pictures, by name."""
@@ -262,18 +297,18 @@ class TCP(keras.Model):
         }
         return self._logged(terms)
 
-    def _encode(self, images: tf.Tensor, draws: Draws):
+    def _encode(self, images: tf.Tensor, draws: Draws, every: int):
         """The trunk's features and the codes of all pictures, and the contents that reconstructions are made of.
 
-        With `augment.content_colours` the latter come from copies in other colours: what the content code knew of
-        colours would be of no use, so that they have to come with the style.
+        Reconstructed is every picture (1) or every first of two neighbours (2). With `augment.content_colours` their
+        contents come from copies in other colours: what the content code knew of colours would be of no use, so that
+        they have to come with the style.
         """
-        strength = self.config.augment.content_colours
-        if not strength:
+        if not self.config.augment.content_colours:
             features = self.encoder.trunk(images)
             codes = self.encoder.heads(features)
-            return features, codes, codes.content[::2]
-        recoloured = ops.mix_colours(images[::2], *draws.colour_maps(strength))
+            return features, codes, codes.content[::every]
+        recoloured = ops.mix_colours(images[::every], *draws.colour_maps(every))
         every_feature = self.encoder.trunk(tf.concat([images, recoloured], axis=0))
         contents = self.encoder.content_head(every_feature)
         count = images.shape[0]
@@ -283,7 +318,7 @@ class TCP(keras.Model):
     def _fakes(self, codes: Codes, plain_content: tf.Tensor, draws: Draws):
         """Reconstructions of every first neighbour and swaps of all, from one pass; and the swaps' noise."""
         noise_swap = draws.noise(self.generator, NOISE_SWAP)
-        noise_reconstruction = draws.noise(self.generator, NOISE_RECONSTRUCTION, pairs=True)
+        noise_reconstruction = draws.noise(self.generator, NOISE_RECONSTRUCTION, every=2)
         noise = None
         if noise_reconstruction is not None and noise_swap is not None:
             noise = [tf.concat(both, axis=0) for both in zip(noise_reconstruction, noise_swap)]
@@ -500,6 +535,11 @@ def mean_over_parts(
 def sums(gradients: list[tf.Tensor], lazy: list[tf.Tensor]) -> list[tf.Tensor]:
     """Gradients with those of lazy terms added; as they are where there are no such terms."""
     return [a + b for a, b in zip(gradients, lazy)] if lazy else gradients
+
+
+def variances(codes: Codes) -> Terms:
+    """Of each code over the batch: constant codes are the trivial answer to code consistency."""
+    return {f"codes/{name}_variance": tf.math.reduce_variance(x, axis=0) for name, x in codes._asdict().items()}
 
 
 def zeros_like(sources: list) -> list[tf.Tensor]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tcp_tf.config import LossConfig
 
+RECONSTRUCTION = "g/l1"
 CONSISTENCY_TERMS = ("g/code_consistency/content", "g/code_consistency/style", "g/content_alignment")
 R1_TERMS = ("d/r1", "dp/r1")
 
@@ -26,13 +27,14 @@ class Objective:
         self.weights = {name: weight for name, weight in loss.weights.items() if weight > 0}
         self.replicas = replicas
         self.intervals: dict[str, int] = {}  # steps from one computation to the next
-        self.starts: dict[str, int] = {}  # step of the first one
+        self.warm_up = math.ceil(1000 * loss.gan_start_kimg / batch_size)  # steps with `RECONSTRUCTION` alone
+        self.starts = {name: self.warm_up for name in self.weights if name != RECONSTRUCTION}  # first computed when
         for name in self.weights:
             if name in R1_TERMS:
-                self.intervals[name], self.starts[name] = loss.r1_every, 0
+                self.intervals[name] = loss.r1_every
             elif name in CONSISTENCY_TERMS:
                 self.intervals[name] = loss.consistency_every
-                self.starts[name] = math.ceil(1000 * loss.consistency_start_kimg / batch_size)
+                self.starts[name] = max(self.warm_up, math.ceil(1000 * loss.consistency_start_kimg / batch_size))
 
     def wants(self, *names: str) -> bool:
         """Whether any of these terms has a weight."""

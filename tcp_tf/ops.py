@@ -15,6 +15,7 @@ SQRT2 = 2.0**0.5
 EPSILON = 1e-8
 
 Padding = tuple[int, int]
+Side = Union[int, tf.Tensor]  # number of pixels, or a scalar tensor where it is not known yet
 
 
 def normalize(codes: tf.Tensor) -> tf.Tensor:
@@ -44,6 +45,24 @@ def pad(images: tf.Tensor, padding: Padding, mode: str = "CONSTANT") -> tf.Tenso
     return tf.pad(images, [[0, 0], padding, padding, [0, 0]], mode=mode)
 
 
+def conv(
+    images: tf.Tensor, kernel: tf.Tensor, stride: int = 1, padding: Padding = (0, 0), mode: str = "CONSTANT"
+) -> tf.Tensor:
+    """Convolution of padded maps; zeros that keep the size are left to it, which then makes no padded copy.
+
+    Args:
+        images: `[N, H, W, Cin]`.
+        kernel: `[k, k, Cin, Cout]`.
+        padding, mode: as in `pad`.
+    Returns:
+        `[N, (H + b + a - k) // stride + 1, ..., Cout]`.
+    """
+    half = kernel.shape[0] // 2
+    if padding == (half, half) and kernel.shape[0] % 2 and stride == 1 and mode == "CONSTANT":
+        return tf.nn.conv2d(images, kernel, stride, padding="SAME")
+    return tf.nn.conv2d(pad(images, padding, mode), kernel, stride, padding="VALID")
+
+
 def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float = 1.0, stride: int = 1) -> tf.Tensor:
     """Separable low-pass filter with zero padding, the same for every channel; optionally strided.
 
@@ -67,12 +86,12 @@ def upsample_bilinear(images: tf.Tensor) -> tf.Tensor:
     return resize_bilinear(images, 2 * height, 2 * width)
 
 
-def resize_bilinear(images: tf.Tensor, height: Union[int, tf.Tensor], width: Union[int, tf.Tensor]) -> tf.Tensor:
+def resize_bilinear(images: tf.Tensor, height: Side, width: Side) -> tf.Tensor:
     """Bilinear resize with half-pixel centres, without antialiasing: `[N, H, W, C]` -> `[N, height, width, C]`."""
     return tf.cast(tf.image.resize(images, [height, width], method="bilinear"), images.dtype)
 
 
-def spatial_shape(images: tf.Tensor) -> tuple[Union[int, tf.Tensor], Union[int, tf.Tensor]]:
+def spatial_shape(images: tf.Tensor) -> tuple[Side, Side]:
     """Height and width of `[N, H, W, C]`: Python numbers where they are known, scalar tensors elsewhere."""
     dynamic = tf.shape(images)
     return tuple(dynamic[axis] if images.shape[axis] is None else images.shape[axis] for axis in (1, 2))
@@ -91,20 +110,18 @@ def pyramid(images: tf.Tensor, levels: int) -> list[tf.Tensor]:
     return result
 
 
-def conv_up(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Transposed convolution with stride 2 and a square kernel of k taps, nothing cut off.
+def conv_up(images: tf.Tensor, kernel: tf.Tensor, height: Side, width: Side) -> tf.Tensor:
+    """Transposed convolution of stride 2.
 
     Args:
-        images: `[N, H, W, Cin]`.
+        images: `[N, h, w, Cin]`.
         kernel: `[k, k, Cout, Cin]`.
+        height, width: of the result; (height - k) // 2 + 1 = h.
     Returns:
-        `[N, 2H + k - 2, 2W + k - 2, Cout]`.
+        `[N, height, width, Cout]`.
     """
-    height, width = spatial_shape(images)
-    size = kernel.shape[0]
     batch = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
-    shape = [batch, 2 * height + size - 2, 2 * width + size - 2, kernel.shape[2]]
-    return tf.nn.conv2d_transpose(images, kernel, shape, strides=2, padding="VALID")
+    return tf.nn.conv2d_transpose(images, kernel, [batch, height, width, kernel.shape[2]], strides=2, padding="VALID")
 
 
 def demodulated(kernel: tf.Tensor, output_axis: int) -> tf.Tensor:
@@ -172,15 +189,26 @@ def crop_and_resize(images: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor
     return tf.einsum("nktw,nkswc->nkstc", columns, lines)  # N K s s C
 
 
-def mix_colours(images: tf.Tensor, matrices: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
-    """An affine map of each picture's colours, clipped to [-1, 1].
+def mix_colours(images: tf.Tensor, maps: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
+    """Blends each picture with affine maps of its colours that change smoothly from place to place.
+
+    The maps are given on a grid over the picture and interpolated bilinearly, by weights whose squares sum to one:
+    independent numbers on the grid give a field of the same variance everywhere.
 
     Args:
         images: `[N, H, W, 3]`.
-        matrices: `[N, 3, 3]`; a pixel's colour is a row times its picture's matrix.
-        offsets: `[N, 3]`.
+        maps: `[N, G, G, 4, 3]`; a pixel's colour is a row times the first three rows, plus the fourth.
+        shares: `[N]`, of the mapped colours in the blend.
     Returns:
-        `[N, H, W, 3]`.
+        `[N, H, W, 3]`, clipped to [-1, 1].
     """
-    mixed = tf.einsum("nhwc,ncd->nhwd", images, matrices) + offsets[:, None, None, :]
-    return tf.clip_by_value(mixed, -1.0, 1.0)
+    height, width = images.shape[1], images.shape[2]
+    start, extent = tf.zeros([1]), tf.fill([1], float(maps.shape[1]))
+    rows, columns = (
+        tf.math.l2_normalize(interpolation_matrix(start, extent, maps.shape[1], side)[0], axis=1)
+        for side in (height, width)
+    )
+    field = tf.einsum("hg,wf,ngfdc->nhwdc", rows, columns, maps)
+    mapped = tf.einsum("nhwd,nhwdc->nhwc", images, field[..., :3, :]) + field[..., 3, :]
+    share = shares[:, None, None, None]
+    return tf.clip_by_value((1.0 - share) * images + share * mapped, -1.0, 1.0)

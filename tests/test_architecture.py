@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     # networks, from tensor arithmetic upwards; they take scalars, not configurations
     "ops": set(),
-    "layers": {"ops"},
+    "gradients": {"ops"},
+    "layers": {"gradients", "ops"},
     "encoder": {"ops", "layers"},
     "generator": {"ops", "layers"},
     "discriminators": {"ops", "layers"},

@@ -10,7 +10,7 @@ from tcp_tf.autoencoder import build_generator
 from tcp_tf.config import Config
 from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 
-CONFIG = small_config("data.batch_size=8", "patches.crops=50")
+CONFIG = small_config("data.batch_size=8", "patches.crops=50", "augment.content_colours=0.5")
 GENERATOR = build_generator(CONFIG)
 
 
@@ -18,9 +18,9 @@ def everything(config: Config, step: int, *positions: int) -> list[np.ndarray]:
     """Crops, masks, colours and both kinds of noise for examples at these places."""
     draws = Draws(config, tf.constant(step, tf.int64), tf.constant(positions))
     noise = draws.noise(GENERATOR, NOISE_SWAP)
-    pairs = draws.noise(GENERATOR, NOISE_RECONSTRUCTION, pairs=True)
+    pairs = draws.noise(GENERATOR, NOISE_RECONSTRUCTION, every=2)
     assert noise is not None and pairs is not None
-    return [array.numpy() for array in (draws.boxes(3), draws.masks(), *draws.colour_maps(0.5), *noise, *pairs)]
+    return [array.numpy() for array in (draws.boxes(3), draws.masks(), *draws.colour_maps(), *noise, *pairs)]
 
 
 def test_replicas_see_their_rows_of_the_whole() -> None:
@@ -57,19 +57,18 @@ def test_crops_lie_inside_and_have_the_sizes_asked_for() -> None:
 
 
 def test_colour_maps() -> None:
-    many = small_config("data.batch_size=4096")
+    many = small_config("data.batch_size=4096", "augment={content_colours: 0.5, least_colours: 0.2, colour_grid: 2}")
     draws = Draws(many, tf.constant(0, tf.int64), tf.range(4096))
-    identity, zero = draws.colour_maps(0.0)
-    np.testing.assert_array_equal(identity, np.tile(np.eye(3), (2048, 1, 1)))
-    np.testing.assert_array_equal(zero, np.zeros((2048, 3)))
-    matrices, offsets = (array.numpy() for array in draws.colour_maps(1.0))
-    share = 1 - matrices.mean(0).diagonal()  # the Gaussian part has mean 0
-    np.testing.assert_allclose(share, [0.5] * 3, atol=0.05)
-    # E share^2 = 1/3: variances of 1/9 of a matrix's entries off the diagonal, 0.09/3 of an offset's
-    np.testing.assert_allclose(matrices.var(0)[~np.eye(3, dtype=bool)], [1 / 9] * 6, rtol=0.15)
-    np.testing.assert_allclose(offsets.var(0), [0.03] * 3, rtol=0.15)
-    flat = np.concatenate([matrices[:, ~np.eye(3, dtype=bool)], offsets], axis=1)
-    assert np.abs(np.corrcoef(flat.T) - np.eye(9)).max() < 0.1
+    assert [part.shape.as_list() for part in draws.colour_maps()] == [[4096, 2, 2, 4, 3], [4096]]
+    maps, shares = (array.numpy() for array in draws.colour_maps(every=2))
+    assert maps.shape == (2048, 2, 2, 4, 3) and 0.1 <= shares.min() < 0.11 and 0.49 < shares.max() <= 0.5
+    np.testing.assert_allclose(shares.mean(), 0.3, atol=0.01)
+    np.testing.assert_allclose(maps.mean(0), np.zeros((2, 2, 4, 3)), atol=0.06)
+    # Three independent channels of unit variance, times the matrix, have unit variance again.
+    np.testing.assert_allclose(maps[..., :3, :].var(0), np.full((2, 2, 3, 3), 1 / 3), rtol=0.15)
+    np.testing.assert_allclose(maps[..., 3, :].var(0), np.full((2, 2, 3), 0.09), rtol=0.15)
+    flat = np.concatenate([maps.reshape(2048, 48), shares[:, None]], axis=1)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(49)).max() < 0.12
 
 
 def test_no_noise() -> None:
@@ -79,6 +78,6 @@ def test_no_noise() -> None:
 
 def test_noise_for_one_of_each_pair_fits_the_generator() -> None:
     enliven(GENERATOR)
-    noise = Draws(CONFIG, tf.constant(0, tf.int64), tf.range(8)).noise(GENERATOR, NOISE_RECONSTRUCTION, pairs=True)
+    noise = Draws(CONFIG, tf.constant(0, tf.int64), tf.range(8)).noise(GENERATOR, NOISE_RECONSTRUCTION, every=2)
     content, style = tf.random.stateless_normal([4, 8, 8, 4], [1, 2]), tf.random.stateless_normal([4, 16], [3, 4])
     assert GENERATOR(content, style, noise).shape == (4, 16, 16, 3)

@@ -133,9 +133,9 @@ def plain_terms(model: TCP, batch: dict[str, tf.Tensor], r1: bool, consistency: 
     other = tf.gather(style, [1, 0, 3, 2])
     plain_content = content[::2]
     if model.config.augment.content_colours:
-        recoloured = ops.mix_colours(images[::2], *draws.colour_maps(model.config.augment.content_colours))
+        recoloured = ops.mix_colours(images[::2], *draws.colour_maps(every=2))
         plain_content = encode(recoloured).content
-    reconstruction = decode(plain_content, style[::2], draws.noise(model.generator, NOISE_RECONSTRUCTION, pairs=True))
+    reconstruction = decode(plain_content, style[::2], draws.noise(model.generator, NOISE_RECONSTRUCTION, every=2))
     swap = decode(content, other, noise)
     reference, query = (ops.crop_and_resize(images, boxes[:, i], size) for i in (0, 1))
     swap_crops = ops.crop_and_resize(swap, boxes[:, 2], size)
@@ -286,6 +286,7 @@ def test_the_turned_gradient_holds_for_confident_critics(model: TCP, shift: floa
 
 def terms_at(model: TCP, step: int) -> dict[str, float]:
     model.step.assign(step)
+    model.warming_up = step < model.objective.warm_up
     _, terms = model.gradients(small_batch(model.config))
     return {name: float(tf.reduce_mean(values)) for name, values in terms.items()}
 
@@ -304,6 +305,46 @@ def test_consistency_starts_when_told() -> None:
     model = make("loss.consistency_every=1", "loss.consistency_start_kimg=0.008")  # two steps of 4 pictures
     started = [bool(terms_at(model, step)["g/content_alignment"]) for step in (0, 1, 2, 3)]
     assert started == [False, False, True, True]
+
+
+def test_the_autoencoder_learns_alone_until_the_adversaries_start() -> None:
+    """Two steps of 4 pictures, each reconstructed from the content of a recoloured copy; then as without a warm-up."""
+    settings = ("augment.content_colours=0.5", "loss.consistency_every=1", "loss.r1_every=2")
+    model, plain = make("loss.gan_start_kimg=0.008", *settings), make(*settings)
+    expected = GENERATOR_TERMS | TCP_TERMS | CRITIC_TERMS | R1_TERMS | VARIANCES
+    assert all(set(terms_at(model, step)) == expected for step in (0, 2))
+    for step in (0, 1):
+        assert {name for name, value in terms_at(model, step).items() if value} == {"g/l1"} | VARIANCES
+    assert terms_at(model, 2) == pytest.approx(terms_at(plain, 2), rel=1e-5)
+
+    model.step.assign(0)
+    model.warming_up = True
+    batch = small_batch(model.config)
+    draws = Draws(model.config, model.step, batch["position"])
+    with tf.GradientTape() as tape:
+        recoloured = ops.mix_colours(batch["image"], *draws.colour_maps())
+        content, style = model.encoder(recoloured).content, model.encoder(batch["image"]).style
+        noise = draws.noise(model.generator, NOISE_RECONSTRUCTION)
+        objective = model.objective.weights["g/l1"] * tf.reduce_mean(
+            tf.abs(model.generator(content, style, noise) - batch["image"])
+        )
+    wanted = tape.gradient(objective, model.generator_side, unconnected_gradients="zero")
+    gradients, _ = tf.function(model.gradients, autograph=False)(batch)
+    assert relative_difference(gradients["g"], wanted) < 1e-5
+    assert not any(np.any(gradient) for gradient in gradients["d"])
+
+
+def test_keras_fits_through_both_phases() -> None:
+    model = make("loss.gan_start_kimg=0.008")
+    model.compile()
+    before = arrays(model.discriminator_side)
+    batches = tf.data.Dataset.from_tensors(small_batch(model.config)).repeat()
+    seen = []
+    for _ in range(3):
+        history = model.fit(batches, epochs=1, steps_per_epoch=1, verbose=0).history
+        changed = [not np.array_equal(old, new) for old, new in zip(before, model.discriminator_side)]
+        seen.append((any(changed), history["d/gan_real"][0] > 0))
+    assert seen == [(False, False), (False, False), (True, True)]
 
 
 def test_the_baseline_has_no_trace_of_the_new_terms() -> None:

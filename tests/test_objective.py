@@ -48,6 +48,14 @@ def test_steps_on_which_a_term_is_due() -> None:
     assert bool(objective.due("d/r1", tf.constant(4, tf.int64))) and not objective.due("d/r1", tf.constant(5, tf.int64))
 
 
+def test_nothing_but_the_reconstruction_is_due_before_the_adversaries_start() -> None:
+    settings = ("loss.gan_start_kimg=0.03", "loss.consistency_start_kimg=0.01", "loss.consistency_every=1")
+    objective = Objective(small_config(*settings).loss, 1, 8)
+    assert objective.warm_up == 4
+    for name in objective.weights:
+        assert bool(objective.due(name, 3)) == (name == "g/l1") and (objective.due(name, 4) or "r1" in name), name
+
+
 def test_weight_0_is_not_wanted() -> None:
     objective = Objective(small_config("loss.g.content_alignment=0", "loss.d.r1=0").loss, 1, 4)
     assert objective.wants("g/l1") and objective.wants("d/r1", "dp/r1")

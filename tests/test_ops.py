@@ -50,7 +50,7 @@ def test_pyramid_averages_areas() -> None:
 
 def test_conv_up_is_the_gradient_of_a_strided_convolution() -> None:
     images, kernel = draw(1, 3, 5, 2), draw(3, 3, 4, 2)
-    answer = ops.conv_up(tf.constant(images), tf.constant(kernel)).numpy()
+    answer = ops.conv_up(tf.constant(images), tf.constant(kernel), 7, 11).numpy()
     expected = np.zeros((1, 7, 11, 4), np.float32)
     for y in range(3):
         for x in range(5):
@@ -113,11 +113,41 @@ def test_crops_agree_with_tensorflow_and_belong_to_their_own_picture() -> None:
     np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("mode", ["CONSTANT", "REFLECT"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_is_that_of_padded_maps(size: int, mode: str, stride: int) -> None:
+    generator = np.random.default_rng(0)
+    images, kernel = generator.normal(size=(2, 7, 6, 3)), generator.normal(size=(size, size, 3, 4))
+    for padding in {(0, 0), (size // 2, size // 2), (2, 1)}:
+        padded = np.pad(images, [(0, 0), padding, padding, (0, 0)], mode=mode.lower())
+        plain = tf.nn.conv2d(padded, kernel, stride, padding="VALID")
+        np.testing.assert_allclose(ops.conv(images, kernel, stride, padding, mode), plain, atol=1e-5)
+
+
 def test_mix_colours() -> None:
     images = tf.constant([[[[0.5, -0.25, 0.75]]], [[[0.5, -0.25, 0.75]]]])
     exchange = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -2.0]]  # red and green change places, blue is inverted
-    mixed = ops.mix_colours(images, tf.stack([exchange, tf.eye(3)]), tf.constant([[0.1, 0.0, 0.0], [0.0, 0.0, 0.5]]))
+    maps = tf.constant([[*exchange, [0.1, 0.0, 0.0]], [*np.eye(3), [0.0, 0.0, 0.5]]])[:, None, None]
+    mixed = ops.mix_colours(images, maps, tf.constant([1.0, 0.5]))
     np.testing.assert_allclose(mixed[:, 0, 0], [[-0.15, 0.5, -1.0], [0.5, -0.25, 1.0]], atol=1e-6)
+    np.testing.assert_array_equal(ops.mix_colours(images, maps, tf.zeros([2])), images)
+
+
+def test_colours_are_mixed_otherwise_elsewhere() -> None:
+    """A grid of two by two on four by six pixels: each corner has its own map; between them they are interpolated."""
+    images = tf.ones([1, 4, 6, 3])
+    offsets = tf.reshape(tf.constant([0.1, 0.2, 0.3, 0.4]), [1, 2, 2, 1])
+    maps = tf.pad(tf.tile(offsets, [1, 1, 1, 3])[..., None, :], [[0, 0], [0, 0], [0, 0], [3, 0], [0, 0]])
+    mixed = ops.mix_colours(images, maps, tf.ones([1])).numpy()[0, :, :, 0]
+    np.testing.assert_allclose(mixed[[0, 0, -1, -1], [0, -1, 0, -1]], [0.1, 0.2, 0.3, 0.4], atol=1e-6)
+    # Second row: a quarter of the way down, weights 3/4 and 1/4 over the root of the sum of their squares.
+    np.testing.assert_allclose(mixed[1, 0], (0.75 * 0.1 + 0.25 * 0.3) / np.hypot(0.75, 0.25), atol=1e-6)
+
+    noise = np.random.default_rng(0).normal(size=(4000, 3, 3, 4, 3)).astype(np.float32) * 0.1
+    noise[..., :3, :] = 0
+    field = ops.mix_colours(tf.zeros([4000, 8, 8, 3]), tf.constant(noise), tf.ones([4000])).numpy()
+    np.testing.assert_allclose(field.std(0), np.full((8, 8, 3), 0.1), rtol=0.06)
 
 
 def test_interpolation_rows_sum_to_one() -> None:

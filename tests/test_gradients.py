@@ -1,0 +1,92 @@
+"""Operations with gradients of their own, against TensorFlow's."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import enliven, small_config
+
+from tcp_tf import gradients, ops
+from tcp_tf.autoencoder import build_encoder, build_generator
+
+
+def draw(*shape: int, seed: int = 0) -> tf.Tensor:
+    return tf.random.stateless_normal(shape, [seed, len(shape)])
+
+
+def derivatives(function: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> list[tf.Tensor]:
+    """The result; the gradients of the sum of its cubes; and those of the sum of their squares."""
+    with tf.GradientTape() as outer:
+        outer.watch(inputs)
+        with tf.GradientTape() as inner:
+            inner.watch(inputs)
+            result = function(*inputs)
+            total = tf.reduce_sum(result**3)
+        first = inner.gradient(total, inputs)
+        squares = tf.add_n([tf.reduce_sum(gradient**2) for gradient in first])
+    return [result, *first, *outer.gradient(squares, inputs)]
+
+
+def assert_same(ours: list[tf.Tensor], plain: list[tf.Tensor]) -> None:
+    assert len(ours) == len(plain)
+    for a, b in zip(ours, plain):
+        assert float(tf.norm(a - b)) < 1e-5 * float(tf.norm(b))
+
+
+def test_leaky_relu() -> None:
+    values = draw(50)
+    assert_same(
+        derivatives(lambda x: gradients.leaky_relu(x, 0.2), values),
+        derivatives(lambda x: tf.nn.leaky_relu(x, 0.2), values),
+    )
+
+
+def test_nothing_of_a_gradient_needs_what_came_into_the_activation() -> None:
+    """So that TensorFlow can make one operation of convolution, bias and activation."""
+    traced = tf.function(lambda: derivatives(lambda x: gradients.leaky_relu(x, 0.2), draw(5))).get_concrete_function()
+    found = [op for op in traced.graph.get_operations() if op.type == "LeakyReluGrad"]
+    assert found and all(op.inputs[1].op.type == "StopGradient" for op in found)
+
+
+@pytest.mark.parametrize("channels", [gradients.MATRIX_PRODUCTS_FROM - 1, gradients.MATRIX_PRODUCTS_FROM])
+@pytest.mark.parametrize(("size", "height", "width"), [(3, 9, 7), (3, 8, 10), (1, 5, 6), (4, 9, 8)])
+def test_strided_convolutions(channels: int, size: int, height: int, width: int) -> None:
+    maps, kernel = draw(2, height, width, channels), draw(size, size, channels, 5) / 8
+    plain = derivatives(lambda x, k: tf.nn.conv2d(x, k, 2, padding="VALID"), maps, kernel)
+    assert_same(derivatives(gradients.conv_down, maps, kernel), plain)
+    small = draw(*plain[0].shape, seed=1)
+    sides = (height, width)
+    plain = derivatives(lambda x, k: ops.conv_up(x, k, *sides), small, kernel)
+    assert_same(derivatives(lambda x, k: gradients.conv_up(x, k, *sides), small, kernel), plain)
+
+
+@pytest.mark.parametrize(("channels", "products"), [(gradients.MATRIX_PRODUCTS_FROM, 9), (8, 0)])
+def test_wide_maps_take_matrix_products(channels: int, products: int) -> None:
+    inputs = tf.TensorSpec([2, 9, 9, channels]), tf.TensorSpec([2, 4, 4, 5])
+    graph = tf.function(lambda a, b: gradients.kernel_gradient(a, b, 3)).get_concrete_function(*inputs).graph
+    assert sum(op.type == "MatMul" for op in graph.get_operations()) == products
+
+
+def test_networks_that_are_not_trained_are_plain() -> None:
+    """A served graph has no gradients of its own in it, and gives the same answer."""
+    config = small_config()
+    encoder, generator = build_encoder(config), build_generator(config)
+    enliven(encoder)
+    enliven(generator)
+
+    def both(images: tf.Tensor) -> tf.Tensor:
+        return generator(*encoder(images))
+
+    def own_gradients(function: Any) -> int:
+        operations = tf.function(function).get_concrete_function(images).graph.get_operations()
+        return sum(op.type == "IdentityN" for op in operations)
+
+    images = draw(2, 16, 16, 3)
+    trained = both(images)
+    assert own_gradients(both) > 10
+    encoder.trainable = generator.trainable = False
+    assert own_gradients(both) == 0
+    np.testing.assert_allclose(both(images), trained, atol=1e-5)

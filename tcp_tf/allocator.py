@@ -7,6 +7,8 @@ starts, so a command line tool replaces itself once with the same command and th
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -33,3 +35,9 @@ def tune(**more: str) -> None:
     # With the interpreter's own options, as in `python -m ...`; sys.orig_argv is not there before Python 3.10.
     arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
     os.execve(sys.executable, [sys.executable, *map(os.fsdecode, arguments)], {**os.environ, **settings})
+
+
+def trim() -> None:
+    """Gives memory that is kept and not used back to the system, where the C library is glibc."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another library, or a system without this way in
+        ctypes.CDLL(None).malloc_trim(0)

@@ -19,7 +19,7 @@ from typing import Optional, Union
 import numpy as np
 from PIL import Image, ImageOps
 
-from tcp_tf import app_strokes, images
+from tcp_tf import allocator, app_strokes, images
 from tcp_tf.app_strokes import MAX_REGIONS, Drawing
 from tcp_tf.editor import Editor, Picture, Region
 
@@ -186,21 +186,29 @@ class Sessions:
 
     def get(self, key: str) -> Session:
         """The visitor's session, a new one where there is none (any more)."""
+        now = time.monotonic()
         with self._lock:
-            now = time.monotonic()
-            for old in [name for name, session in self._held.items() if now - session.used > self.idle]:
-                del self._held[old]
+            idle = [name for name, session in self._held.items() if now - session.used > self.idle]
+        self._forget(idle)
+        with self._lock:
             session = self._held.pop(key, None) or Session(self.editor, self.library)
             session.used = now
             self._held[key] = session
-            while len(self._held) > self.limit:
-                self._held.popitem(last=False)
-            return session
+            oldest = list(self._held)[: max(0, len(self._held) - self.limit)]
+        self._forget(oldest)
+        return session
 
     def drop(self, key: str) -> None:
         """Forgets a visitor who has left."""
+        self._forget([key])
+
+    def _forget(self, keys: Sequence[str]) -> None:
+        """Drops sessions; the memory that held them, and what was computed for them, goes back to the system."""
         with self._lock:
-            self._held.pop(key, None)
+            forgotten = [self._held.pop(key, None) for key in keys]
+        if any(forgotten):
+            del forgotten
+            allocator.trim()
 
 
 def read(source: Source) -> Image.Image:

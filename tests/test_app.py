@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tcp_tf import app_guard, app_samples, app_session, app_strokes
+from tcp_tf import allocator, app_guard, app_samples, app_session, app_strokes
 from tcp_tf.app_handlers import Answer, Handlers, plain_name
 from tcp_tf.app_session import Session, Sessions, make_style
 from tcp_tf.autoencoder import AutoEncoder
@@ -330,7 +330,9 @@ def test_strokes_on_an_earlier_picture_are_not_painted_on_this_one(handlers: Han
     assert (shown(answer) == np.asarray(handlers.samples[1][1])).all()
 
 
-def test_visitors_are_bounded_and_told_when_forgotten(handlers: Handlers) -> None:
+def test_visitors_are_bounded_and_told_when_forgotten(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []  # visitors left each time that memory is given back
+    monkeypatch.setattr(allocator, "trim", lambda: trims.append(len(sessions)))
     sessions = Sessions(handlers.sessions.editor, handlers.sessions.library, limit=2, idle=1000.0)
     few = Handlers(sessions, handlers.samples, handlers.temporary)
     start = few.arrive("a")
@@ -344,6 +346,8 @@ def test_visitors_are_bounded_and_told_when_forgotten(handlers: Handlers) -> Non
     sessions.get("c").used -= 2000
     sessions.get("d")
     assert len(sessions) == 1
+    sessions.drop("nobody")
+    assert trims == [2, 2, 1, 0]
 
 
 def test_names_of_files_are_harmless() -> None:

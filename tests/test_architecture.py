@@ -87,7 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"allocator", "app", "cli_arguments", "cli_files", "editor", "images", "moving", "pictures", "styles"},
     "__main__": {"cli"},
     "app_strokes": set(),
-    "app_session": {"app_strokes", "editor", "images"},
+    "app_session": {"allocator", "app_strokes", "editor", "images"},
     "app_samples": {"app_session", "datasets", "images"},
     "app_handlers": {"app_session", "app_strokes"},
     "app_page": {"app_handlers", "app_session", "images"},

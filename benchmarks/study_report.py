@@ -2,8 +2,8 @@
 
     python -m benchmarks.study_report
 
-reads every JSON file of `benchmarks/results/study/` that `benchmarks.study` wrote and writes the page and, with
-matplotlib (extra `bench`), its plots into `docs/pictures/`.
+reads every JSON file of `benchmarks/results/study/` and `photographs/` that `benchmarks.study` wrote and writes the
+page and, with matplotlib (extra `bench`), its plots into `docs/pictures/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.children import ROOT
 from benchmarks.report import PICTURES, drawing, save, table
-from benchmarks.study import MAIN_PAIR, RECORDS
+from benchmarks.study import MAIN_PAIR, PHOTOGRAPHS, RECORDS
 
 PAGE = ROOT / "docs" / "results.md"
 TITLES = {
@@ -45,6 +45,17 @@ COLUMNS = (
 )
 CLAIMS = ("swap/layout_error", "swap/look_error", "swap/psnr", "edit/background/l1_to_input",
           "edit/background/psnr_to_reconstruction", "edit/seam_to_truth")  # fmt: skip
+WITHOUT_TRUTH = (
+    ("reconstruction/psnr", "reconstruction, dB", 2, True),
+    ("swap/self_similarity_distance", "structure moved", 4, False),
+    ("swap/single_image_frechet_distance", "style distance", 3, False),
+    ("edit/background/l1_to_input", "background L1", 4, False),
+    ("edit/background/psnr_to_reconstruction", "background to reconstruction, dB", 2, True),
+    ("edit/inside/psnr_to_swap", "inside to swap, dB", 2, True),
+    ("edit/seam_to_pasted", "seam / pasted seam", 2, False),
+    ("swap/code_consistency/content_relative", "content code moved", 3, False),
+    ("swap/code_consistency/style_relative", "style code moved", 3, False),
+)
 BARS = "study_bars.svg"
 CURVES = (("swap/layout_error", "layout error"), ("swap/psnr", "swap PSNR, dB"))
 
@@ -77,6 +88,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--records", type=Path, default=RECORDS, help="directory of JSON files (%(default)s)")
+    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS, help="and those of photographs (%(default)s)")
     parser.add_argument("--page", type=Path, default=PAGE, help="Markdown file to write (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -117,12 +129,14 @@ def main_rows(records: Sequence[dict[str, Any]]) -> Optional[tuple[list, list]]:
     return (pair[0], pair[1]) if pair[0] and pair[1] else None
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
+def page(records: Sequence[dict[str, Any]], photographs: Sequence[dict[str, Any]] = ()) -> str:
     """The whole page."""
     parts = [INTRODUCTION, "\n".join(provenance(records))]
     parts += ["## The main pair\n", "\n".join(main_section(records))]
     parts += ["## All trainings\n", "\n".join(all_section(records))]
     parts += ["## Over training time\n", "\n".join(curve_section(records))]
+    if photographs:
+        parts += ["## Photographs\n", "\n".join(photographs_section(photographs))]
     return "\n".join(part + "\n" for part in parts)
 
 
@@ -176,12 +190,29 @@ def all_section(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Every objective with every blending strategy."""
     yield f"![The main measures of all trainings]({PICTURES}/{BARS})\n"
     yield "Standard errors are over seeds where there are several, else over the pairs of the one training.\n"
-    header = ["objective", "blending", "seeds", *(f"{heading} {'↑' if up else '↓'}" for _, heading, _, up in COLUMNS)]
+    yield from measures_table(records, COLUMNS)
+
+
+def measures_table(records: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str, int, bool]]) -> Iterator[str]:
+    """A row for every objective with every blending strategy."""
+    header = ["objective", "blending", "seeds", *(f"{heading} {'↑' if up else '↓'}" for _, heading, _, up in columns)]
     lines = []
     for (objective, strategy), seeds in rows(records).items():
-        cells = [cell(value(seeds, measure), digits) for measure, _, digits, _ in COLUMNS]
+        cells = [cell(value(seeds, measure), digits) for measure, _, digits, _ in columns]
         lines.append([TITLES[objective], f"`{strategy}`", str(len(seeds)), *cells])
     yield from table(header, lines)
+
+
+def photographs_section(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The same trainings on pictures of which no truth is known."""
+    yield (
+        "The same recipe on overlapping crops of photographs that scikit-image bundles (`benchmarks.photographs`), "
+        "judged by what needs no truth; crops of one photograph are on both sides of the split. Standard errors are "
+        "over pairs.\n"
+    )
+    yield from provenance(records)
+    yield ""
+    yield from measures_table(records, WITHOUT_TRUTH)
 
 
 def curve_section(records: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -247,7 +278,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except ImportError as error:
         print(f"benchmarks.study_report: {error}; the plots need the extra `bench`", file=sys.stderr)
         return 2
-    options.page.write_text(page(records), encoding="utf-8")
+    options.page.write_text(page(records, read(options.photographs)), encoding="utf-8")
     print(f"wrote {options.page}")
     return 0
 

@@ -331,9 +331,9 @@ def test_strokes_on_an_earlier_picture_are_not_painted_on_this_one(handlers: Han
 
 
 def test_visitors_are_bounded_and_told_when_forgotten(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(handlers.sessions.editor, handlers.sessions.library, limit=2, idle=1000.0)
     trims: list[int] = []  # visitors left each time that memory is given back
     monkeypatch.setattr(allocator, "trim", lambda: trims.append(len(sessions)))
-    sessions = Sessions(handlers.sessions.editor, handlers.sessions.library, limit=2, idle=1000.0)
     few = Handlers(sessions, handlers.samples, handlers.temporary)
     start = few.arrive("a")
     few.arrive("b")

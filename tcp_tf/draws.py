@@ -61,20 +61,19 @@ class Draws:
             complement_probability=blend.complement_probability,
         )
 
-    def colour_maps(self, every: int = 1) -> tuple[tf.Tensor, tf.Tensor]:
-        """Random maps of colours for each of these examples, or for the first of every two.
+    def colour_maps(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Random maps of colours for these examples.
 
         A Gaussian matrix that keeps the variance of independent channels (it may invert, mix or mute them) and an
         offset for each place of the grid; the share is uniform in [`least_colours`, 1] times `content_colours`.
 
         Returns:
-            Maps `[N / every, G, G, 4, 3]` and shares `[N / every]` for `ops.mix_colours`.
+            Maps `[N, G, G, 4, 3]` and shares `[N]` for `ops.mix_colours`.
         """
-        augment, count = self.config.augment, self.config.data.batch_size // every
-        rows = self.position[::every] // every
-        shape = [count, augment.colour_grid, augment.colour_grid, 4, 3]
-        normal = tf.gather(tf.random.stateless_normal(shape, self._seed(COLOURS)), rows)
-        uniform = tf.gather(tf.random.stateless_uniform([count], self._seed(COLOUR_SHARES)), rows)
+        augment = self.config.augment
+        shape = [self.config.data.batch_size, augment.colour_grid, augment.colour_grid, 4, 3]
+        normal = tf.gather(tf.random.stateless_normal(shape, self._seed(COLOURS)), self.position)
+        uniform = self._uniform(COLOUR_SHARES)
         scale = tf.constant([3**-0.5] * 3 + [0.3])[:, None]
         shares = augment.content_colours * (augment.least_colours + (1.0 - augment.least_colours) * uniform)
         return normal * scale, shares

@@ -249,9 +249,9 @@ class TCP(keras.Model):
         images = batch["image"]
         draws = Draws(self.config, self.step, batch["position"])
         with tf.GradientTape() as tape:
-            _, codes, plain_content = self._encode(images, draws, every=1)
+            _, codes = self._encode(images, draws)
             noise = draws.noise(self.generator, NOISE_RECONSTRUCTION)
-            own = {RECONSTRUCTION: losses.l1(self.generator(plain_content, codes.style, noise), images)}
+            own = {RECONSTRUCTION: losses.l1(self.generator(*codes, noise), images)}
             objective = self.objective.total(("g",), own)
         gradients = gradients_or_zeros(tape, objective, self.generator_side)
         none = {name: tf.zeros([1]) for name in self.objective.starts}
@@ -267,8 +267,8 @@ class TCP(keras.Model):
         draws = Draws(self.config, self.step, batch["position"])
         boxes = draws.boxes(sets=3)  # N 3 K 4
         with tf.GradientTape() as tape:
-            features, codes, plain_content = self._encode(images, draws, every=2)
-            reconstruction, swap, noise_swap = self._fakes(codes, plain_content, draws)
+            features, codes = self._encode(images, draws)
+            reconstruction, swap, noise_swap = self._fakes(codes, draws)
             swap_crops = ops.crop_and_resize(swap, boxes[:, 2], self.config.model.patch_size)  # N K P P 3
             own = {RECONSTRUCTION: losses.l1(reconstruction, images[::2])}
             fakes, made = [reconstruction, swap, swap_crops], [features, *codes, swap]
@@ -297,25 +297,20 @@ class TCP(keras.Model):
         }
         return self._logged(terms)
 
-    def _encode(self, images: tf.Tensor, draws: Draws, every: int):
-        """The trunk's features and the codes of all pictures, and the contents that reconstructions are made of.
+    def _encode(self, images: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, Codes]:
+        """The trunk's features of the pictures, and their codes.
 
-        Reconstructed is every picture (1) or every first of two neighbours (2). With `augment.content_colours` their
-        contents come from copies in other colours: what the content code knew of colours would be of no use, so that
-        they have to come with the style.
+        With `augment.content_colours` the contents are those of copies in other colours: what a content code knew of
+        colours would be of no use, so that they have to come with the style.
         """
         if not self.config.augment.content_colours:
             features = self.encoder.trunk(images)
-            codes = self.encoder.heads(features)
-            return features, codes, codes.content[::every]
-        recoloured = ops.mix_colours(images[::every], *draws.colour_maps(every))
-        every_feature = self.encoder.trunk(tf.concat([images, recoloured], axis=0))
-        contents = self.encoder.content_head(every_feature)
-        count = images.shape[0]
-        features = every_feature[:count]
-        return features, Codes(contents[:count], self.encoder.style_head(features)), contents[count:]
+            return features, self.encoder.heads(features)
+        recoloured = ops.mix_colours(images, *draws.colour_maps())
+        features, others = tf.split(self.encoder.trunk(tf.concat([images, recoloured], axis=0)), 2)
+        return features, Codes(self.encoder.content_head(others), self.encoder.style_head(features))
 
-    def _fakes(self, codes: Codes, plain_content: tf.Tensor, draws: Draws):
+    def _fakes(self, codes: Codes, draws: Draws):
         """Reconstructions of every first neighbour and swaps of all, from one pass; and the swaps' noise."""
         noise_swap = draws.noise(self.generator, NOISE_SWAP)
         noise_reconstruction = draws.noise(self.generator, NOISE_RECONSTRUCTION, every=2)
@@ -323,7 +318,7 @@ class TCP(keras.Model):
         if noise_reconstruction is not None and noise_swap is not None:
             noise = [tf.concat(both, axis=0) for both in zip(noise_reconstruction, noise_swap)]
         fakes = self.generator(
-            tf.concat([plain_content, codes.content], axis=0),
+            tf.concat([codes.content[::2], codes.content], axis=0),
             tf.concat([codes.style[::2], ops.swap_pairs(codes.style)], axis=0),
             noise,
         )

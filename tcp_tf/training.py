@@ -307,9 +307,9 @@ def summary(config: Config) -> str:
 def activation_bytes(config: Config, model: TCP) -> int:
     """Rough bytes of the feature maps kept for one backward pass of all networks.
 
-    Each residual block keeps about 8 maps of its input's size (pads, blurs, activations before and after), for the
-    encoder on N pictures, the generator on 1.5 N, the discriminator on 2.5 N, the patch discriminator on 3 N K crops.
-    With `train.recompute` it keeps its input, and the largest block's 8 maps come and go.
+    Each residual block keeps about 7 maps of its input's size (pads, blurs, activations), for the encoder on N
+    pictures, the generator on 1.5 N, the discriminator on 2.5 N, the patch discriminator on 3 N K crops. With
+    `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
     """
     batch, side, patch = config.data.batch_size, config.data.resolution, config.model.patch_size
     networks = (
@@ -321,5 +321,5 @@ def activation_bytes(config: Config, model: TCP) -> int:
     maps = [
         count * width * (pixels / 2**i) ** 2 for count, pixels, widths in networks for i, width in enumerate(widths)
     ]
-    numbers = sum(maps) + 8 * max(maps) if config.train.recompute else 8 * sum(maps)
+    numbers = sum(maps) + 7 * max(maps) if config.train.recompute else 7 * sum(maps)
     return int(numbers * (4 if config.mixed_precision == "float32" else 2))

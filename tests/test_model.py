@@ -131,11 +131,9 @@ def plain_terms(model: TCP, batch: dict[str, tf.Tensor], r1: bool, consistency: 
     boxes, noise = draws.boxes(3), draws.noise(model.generator, NOISE_SWAP)
     content, style = encode(images)
     other = tf.gather(style, [1, 0, 3, 2])
-    plain_content = content[::2]
     if model.config.augment.content_colours:
-        recoloured = ops.mix_colours(images[::2], *draws.colour_maps(every=2))
-        plain_content = encode(recoloured).content
-    reconstruction = decode(plain_content, style[::2], draws.noise(model.generator, NOISE_RECONSTRUCTION, every=2))
+        content = encode(ops.mix_colours(images, *draws.colour_maps())).content
+    reconstruction = decode(content[::2], style[::2], draws.noise(model.generator, NOISE_RECONSTRUCTION, every=2))
     swap = decode(content, other, noise)
     reference, query = (ops.crop_and_resize(images, boxes[:, i], size) for i in (0, 1))
     swap_crops = ops.crop_and_resize(swap, boxes[:, 2], size)

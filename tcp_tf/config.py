@@ -184,7 +184,7 @@ class AugmentConfig(Section):
 
     content_colours: float = knob(
         0.0,
-        "reconstruct with the content code of a copy whose colours were mixed at random, up to this share",
+        "content codes are those of copies whose colours were mixed at random, up to this share",
         "share",
         ge=0,
         le=1,

@@ -9,7 +9,8 @@ A training step, on neighbours (2k, 2k + 1) of the batch:
     every r1_every steps:          R1 of both discriminators
     every consistency_every steps: code consistency and content alignment, sharing one re-encoding of the swap
 
-Both optimizers then step on gradients taken at the same weights. Why pairs of neighbours: `ops.swap_pairs`.
+Both optimizers then step on gradients taken at the same weights. Why pairs of neighbours: `ops.swap_pairs`. Until
+`loss.gan_start_kimg` a step reconstructs all of the batch and does nothing else.
 """
 
 from __future__ import annotations

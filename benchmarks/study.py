@@ -171,13 +171,14 @@ def run(training: Training, options: argparse.Namespace, pairs: dict[str, Pairs]
         curve.append({"kimg": kimg, "measures": judge_curve(directory, pairs["validation"])})
         notes.write_text(json.dumps(curve), encoding="utf-8")
     trained, hours = publish.training_hours(directory)
+    cores = measuring.cores()
     return {
         "name": training.name,
         "seed": training.seed,
         "kimg": trained,
         "hours": hours,
         "commit": commit(),
-        "machine": f"{measuring.cpu_name()}, {measuring.cores()} cores",
+        "machine": f"{measuring.cpu_name()}, {cores} core{'' if cores == 1 else 's'}",
         "overrides": [*training.overrides(), *options.overrides],
         "curve": curve,
         "reports": judge(directory, training.strategies, pairs["test"]),

@@ -118,6 +118,7 @@ DISTRIBUTION = {
     "apache_beam": "apache-beam",
     "imageio_ffmpeg": "imageio-ffmpeg",
     "grpc": "grpcio",
+    "skimage": "scikit-image",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_serving": "tensorflow-serving-api",
     "yaml": "pyyaml",

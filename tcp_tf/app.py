@@ -27,12 +27,15 @@ MAX_UPLOAD = 40_000_000  # bytes of one file
 QUEUE = 64  # events that may wait; more are turned away
 _STYLES, _SAMPLES = 12, 8  # scenes that are drawn where no folder is given
 
-# Read by Gradio and its libraries while they are imported and while they run.
-_OFFLINE = {
+# Read by Gradio and its libraries while they are imported and while they run: nothing goes out, and no statistics are
+# made. By default it keeps ten thousand events and after each makes a table of them all, which costs time and memory.
+_GRADIO = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "GRADIO_SSR_MODE": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(2**62),
 }
 
 
@@ -67,7 +70,7 @@ def serve(
         ValueError: a folder cannot be used, Gradio is not installed, or the port is taken.
     """
     temporary = Path(tempfile.mkdtemp(prefix="tcp_tf-app-"))
-    os.environ.update(_OFFLINE, GRADIO_TEMP_DIR=str(temporary))
+    os.environ.update(_GRADIO, GRADIO_TEMP_DIR=str(temporary))
     try:
         return _serve(editor, samples, styles, host, port, temporary)
     except BaseException:

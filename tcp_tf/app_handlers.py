@@ -85,7 +85,7 @@ class Handlers:
         return self.upload(str(inside), key)
 
     @_sentences
-    def upload(self, path: str, key: str) -> Answer:
+    def upload(self, path: Optional[str], key: str) -> Answer:
         """A picture was brought along."""
         return self._open(self.sessions.get(key), path, plain_name(path))
 
@@ -112,7 +112,7 @@ class Handlers:
         return self._render(session, **_thumbnails(session))
 
     @_sentences
-    def add_style(self, drawn: Any, path: str, key: str) -> Answer:
+    def add_style(self, drawn: Any, path: Optional[str], key: str) -> Answer:
         """A style was brought along: it joins the gallery, and the region in work takes it."""
         session = self._session(drawn, key)
         index = session.add_style(path, plain_name(path))
@@ -207,6 +207,12 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def plain_name(path: str) -> str:
-    """A file's name without its ending, of letters that are safe in any file name."""
+def plain_name(path: Optional[str]) -> str:
+    """A file's name without its ending, of letters that are safe in any file name.
+
+    Raises:
+        ValueError: an event came without a file, which the page itself never sends.
+    """
+    if not path:
+        raise ValueError("no file came along")
     return re.sub(r"[^\w-]+", "-", Path(path).stem).strip("-")[:60] or "picture"

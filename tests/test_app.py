@@ -288,6 +288,12 @@ def test_an_upload_that_is_no_picture_gets_a_sentence(handlers: Handlers, tmp_pa
     assert not handlers.paint(drawn(start, stroke(0.5, 0.5)), "a").wrong, "the picture before is still there"
 
 
+def test_an_event_without_a_file_gets_a_sentence(handlers: Handlers) -> None:
+    start = handlers.arrive("a")
+    for answer in (handlers.upload(None, "a"), handlers.add_style(drawn(start), None, "a")):
+        assert answer.wrong and answer.status == "no file came along"
+
+
 def test_a_picture_of_too_many_pixels_gets_a_sentence(
     handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 import pytest
 import tensorflow as tf
@@ -11,6 +12,7 @@ from runners import page_runner
 pytest.importorskip("gradio", reason="needs the extra `app`")
 
 from tcp_tf import app
+from tcp_tf.app_handlers import Answer, Handlers
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
 from tcp_tf.editor import Editor
@@ -28,3 +30,19 @@ def test_visitors_good_and_bad_get_answers(tiny_config: Config) -> None:
     assert not problems and len(samples) > 1
     assert outcomes["paint right"] and outcomes["nonsense wrong"] + outcomes["nonsense refused"]
     assert outcomes["elsewhere refused"] or sum(outcomes.values()) < 200
+
+
+def test_an_error_of_the_page_itself_is_noticed(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Answer:
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr(Handlers, "_render", broken)
+    page = app.serve(Editor(AutoEncoder.from_config(tiny_config), tiny_config), port=0)
+    try:
+        address = urlsplit(page.url).netloc
+        visitor = page_runner.Visitor(address, page_runner.events_of(address), seed=0)
+        visitor.send("arrive")
+        with pytest.raises(page_runner.Problem, match="paint"):
+            visitor.send("paint", visitor.drawn())
+    finally:
+        page.close()

@@ -11,6 +11,7 @@ warm-up of a third of the time, resident memory grows by 1 MiB a minute or more.
 from __future__ import annotations
 
 import argparse
+import html
 import http.client
 import json
 import random
@@ -77,7 +78,7 @@ class Visitor:
         if not ended[0]["success"]:
             return "refused", []  # Gradio's own words for values of other types than the page's
         outputs = ended[0]["output"]["data"]
-        line = str(outputs[-1])
+        line = html.unescape(str(outputs[-1]))
         if OWN_FAULT in line:
             raise Problem(f"{name} {values!r}: {line}")
         for output in outputs:

@@ -30,6 +30,7 @@ from tcp_tf.pairs import Pairs, load_pairs
 BASE = ROOT / "configs" / "quickstart.yaml"
 RECORDS, RUNS = ROOT / "benchmarks" / "results" / "study", ROOT / "runs" / "study"
 PHOTOGRAPHS = RECORDS.parent / "photographs"  # records of the same with `benchmarks.photographs`
+OWN_COLOURS = RECORDS.parent / "own_colours"  # and of `--set augment.content_colours=0`
 KIMG, EVERY = 16.0, 4.0
 MAIN_PAIR = ("sa", "tcp/style_map")
 SEEDS = (0, 1, 2)  # of the main pair; the others have the first alone

@@ -2,8 +2,8 @@
 
     python -m benchmarks.study_report
 
-reads every JSON file of `benchmarks/results/study/` and `photographs/` that `benchmarks.study` wrote and writes the
-page and, with matplotlib (extra `bench`), its plots into `docs/pictures/`.
+reads every JSON file that `benchmarks.study` wrote into `benchmarks/results/study/` and its neighbours `own_colours/`
+and `photographs/`, and writes the page and, with matplotlib (extra `bench`), its plots into `docs/pictures/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.children import ROOT
 from benchmarks.report import PICTURES, drawing, save, table
-from benchmarks.study import MAIN_PAIR, PHOTOGRAPHS, RECORDS
+from benchmarks.study import MAIN_PAIR, OWN_COLOURS, PHOTOGRAPHS, RECORDS
 
 PAGE = ROOT / "docs" / "results.md"
 TITLES = {
@@ -72,6 +72,32 @@ Measures are means over 256 pairs of the test split with the averaged weights (`
 """
 
 
+class Aside(NamedTuple):
+    """A section on trainings that changed the recipe or the pictures for all objectives."""
+
+    records: Path
+    title: str
+    text: str
+    columns: Sequence[tuple[str, str, int, bool]]
+
+
+ASIDES = (
+    Aside(
+        OWN_COLOURS,
+        "Without recolouring",
+        "The same recipe, but contents are those of the pictures themselves (`augment.content_colours=0`).",
+        COLUMNS,
+    ),
+    Aside(
+        PHOTOGRAPHS,
+        "Photographs",
+        "The same recipe on overlapping crops of photographs that scikit-image bundles (`benchmarks.photographs`), "
+        "judged by what needs no truth; crops of one photograph are on both sides of the split.",
+        WITHOUT_TRUTH,
+    ),
+)
+
+
 class Value(NamedTuple):
     """The mean of a measure over seeds, and its standard error: over seeds, or over pairs where there is one seed."""
 
@@ -88,7 +114,6 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--records", type=Path, default=RECORDS, help="directory of JSON files (%(default)s)")
-    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS, help="and those of photographs (%(default)s)")
     parser.add_argument("--page", type=Path, default=PAGE, help="Markdown file to write (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -129,14 +154,15 @@ def main_rows(records: Sequence[dict[str, Any]]) -> Optional[tuple[list, list]]:
     return (pair[0], pair[1]) if pair[0] and pair[1] else None
 
 
-def page(records: Sequence[dict[str, Any]], photographs: Sequence[dict[str, Any]] = ()) -> str:
-    """The whole page."""
+def page(records: Sequence[dict[str, Any]], asides: Sequence[Aside] = ASIDES) -> str:
+    """The whole page; an aside without records is left out."""
     parts = [INTRODUCTION, "\n".join(provenance(records))]
     parts += ["## The main pair\n", "\n".join(main_section(records))]
     parts += ["## All trainings\n", "\n".join(all_section(records))]
     parts += ["## Over training time\n", "\n".join(curve_section(records))]
-    if photographs:
-        parts += ["## Photographs\n", "\n".join(photographs_section(photographs))]
+    for aside in asides:
+        if found := read(aside.records):
+            parts += [f"## {aside.title}\n", "\n".join(aside_section(aside, found))]
     return "\n".join(part + "\n" for part in parts)
 
 
@@ -203,16 +229,12 @@ def measures_table(records: Sequence[dict[str, Any]], columns: Sequence[tuple[st
     yield from table(header, lines)
 
 
-def photographs_section(records: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The same trainings on pictures of which no truth is known."""
-    yield (
-        "The same recipe on overlapping crops of photographs that scikit-image bundles (`benchmarks.photographs`), "
-        "judged by what needs no truth; crops of one photograph are on both sides of the split. Standard errors are "
-        "over pairs.\n"
-    )
+def aside_section(aside: Aside, records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What was changed, what the trainings cost, and their measures."""
+    yield f"{aside.text} Standard errors are over pairs.\n"
     yield from provenance(records)
     yield ""
-    yield from measures_table(records, WITHOUT_TRUTH)
+    yield from measures_table(records, aside.columns)
 
 
 def curve_section(records: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -278,7 +300,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except ImportError as error:
         print(f"benchmarks.study_report: {error}; the plots need the extra `bench`", file=sys.stderr)
         return 2
-    options.page.write_text(page(records, read(options.photographs)), encoding="utf-8")
+    options.page.write_text(page(records), encoding="utf-8")
     print(f"wrote {options.page}")
     return 0
 

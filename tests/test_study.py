@@ -60,19 +60,19 @@ def test_the_page_says_what_the_records_say(tmp_path: Path) -> None:
     for each in records:
         (tmp_path / f"{each['name'].replace('/', '-')}-{each['seed']}.json").write_text(json.dumps(each))
     assert study_report.read(tmp_path) == sorted(records, key=lambda r: (r["name"], r["seed"]))
-    text = study_report.page(records)
+    text = study_report.page(records, [])
     # Means of 2.00, 2.01, 2.02 and 1.00, 1.01, 1.02; standard error 0.01 / sqrt(3) each, 0.00816 of the difference.
     assert "| layout error | 2.010 ± 0.006 | 1.010 ± 0.006 | -49.8% | +122.5 |" in text
     assert "| swap, dB | 2.01 ± 0.01 | 1.01 ± 0.01 | -1.00 dB | -122.5 |" in text
     assert "| + content alignment | `encoder_features` | 1 | 3.00 ± 0.50 |" in text
     assert "the colour transfer gives 7.25 dB" in text
     assert text.count("| Swapping Autoencoder | `") == 3  # with every blending
-    assert "Not yet trained." in study_report.page(records[:3])
-    assert "## Photographs" not in text
-    section = study_report.page(records, records[:1]).partition("## Photographs")[2]
-    assert (
-        section.count("| Swapping Autoencoder | `") == 3 and "| 7.25 ± 0.10 |" in section and "| `sa` | 0 |" in section
-    )
+    assert "Not yet trained." in study_report.page(records[:3], [])
+    asides = [study_report.Aside(tmp_path, "Elsewhere", "Other pictures.", study_report.WITHOUT_TRUTH)]
+    section = study_report.page(records, asides).partition("## Elsewhere")[2]
+    assert section.count("| Swapping Autoencoder | `") == 3 and "| `ca/encoder_features` | 0 |" in section
+    assert "| + content alignment | `encoder_features` | 1 | 3.00 ± 0.50 | 7.2500 ± 0.1000 |" in section
+    assert "Nowhere" not in study_report.page(records, [asides[0]._replace(records=tmp_path / "none", title="Nowhere")])
     assert study_report.main(["--records", str(tmp_path / "none")]) == 2
 
 

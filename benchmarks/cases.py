@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks import flops, measuring
-from benchmarks.children import CEILING, INFERENCE, PIPELINE, STEP, TRAINING, Request
+from benchmarks.children import CEILING, INFERENCE, PIPELINE, SERVED, STEP, TRAINING, Request
+from export import savedmodel, signatures
 from tcp_tf import config as configuration
 from tcp_tf import data, sources, training
 from tcp_tf.autoencoder import AutoEncoder
@@ -47,6 +49,8 @@ def run(request: Request) -> dict[str, Any]:
         return pipeline(config, request.batch, request.seconds)
     if request.case in INFERENCE:
         return inference(config, request)
+    if request.case == SERVED:
+        return served(config, request)
     if request.case == STEP:
         return training_step(config, request.seconds)
     if request.case in TRAINING:
@@ -116,12 +120,12 @@ def random_images(count: int, side: int, seed: int) -> tf.Tensor:
 
 def inference(config: Config, request: Request) -> dict[str, Any]:
     """Encode, decode or masked blend of a batch, as one traced function of fixed shapes."""
-    autoencoder, batch, side = AutoEncoder.from_config(config), request.batch, config.data.resolution
-    images = random_images(batch, side, 1)
+    autoencoder, batch = AutoEncoder.from_config(config), request.batch
+    side = config.data.resolution
     function: Any
     inputs: tuple[tf.Tensor, ...]
     if request.case == "encode":
-        function, inputs = autoencoder.encode, (images,)
+        function, inputs = autoencoder.encode, (random_images(batch, side, 1),)
     elif request.case == "decode":
         place = side // autoencoder.stride
         content = tf.random.stateless_normal([batch, place, place, config.model.content_dim], [2, 0])
@@ -129,16 +133,62 @@ def inference(config: Config, request: Request) -> dict[str, Any]:
         function, inputs = autoencoder.decode, (content, style)
     else:
         strategy = request.case.partition("/")[2]
-        looks = random_images(batch * request.regions, side, 4)
-        looks = tf.reshape(looks, [batch, request.regions, side, side, 3])
+        inputs = edits(batch, request.regions, side)
 
         def function(images: tf.Tensor, looks: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
             return autoencoder.masked_blend(images, looks, masks, strategy=strategy)
 
-        inputs = images, looks, stripes(batch, request.regions, side)
     concrete = tf.function(function, autograph=False).get_concrete_function(*inputs)
     result = timed(lambda: concrete(*inputs), request.seconds)
     return {**result, "images": batch, "flops": flops.total(concrete), "peak_bytes": peak_bytes()}
+
+
+def edits(batch: int, regions: int, side: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What a masked blend takes: pictures, a look for every region, and their masks, upright stripes."""
+    looks = random_images(batch * regions, side, 4)
+    return (
+        random_images(batch, side, 1),
+        tf.reshape(looks, [batch, regions, side, side, 3]),
+        stripes(batch, regions, side),
+    )
+
+
+def served(config: Config, request: Request) -> dict[str, Any]:
+    """The exported `masked_blend` through a Session, which is how TensorFlow Serving runs it.
+
+    Adds `times_in_process`: the median of how many times as long it takes as the same edit by a traced function of
+    this process, the two taking turns.
+    """
+    autoencoder, batch = AutoEncoder.from_config(config), request.batch
+    images, looks, masks = edits(batch, 1, config.data.resolution)
+    concrete = tf.function(autoencoder.masked_blend, autograph=False).get_concrete_function(images, looks, masks)
+    arrays = {"images": (images + 1) / 2, "style_images": (looks[:, 0] + 1) / 2, "masks": masks[:, 0]}
+    arrays["strength"] = tf.ones([batch])
+    closing = contextlib.closing(tf.compat.v1.Session(graph=tf.Graph()))
+    with tempfile.TemporaryDirectory() as directory, closing as session:
+        savedmodel.write(signatures.build(autoencoder, config), Path(directory))
+        with session.graph.as_default():
+            signature = tf.compat.v1.saved_model.load(session, ["serve"], directory).signature_def["masked_blend"]
+        output = signature.outputs["images"].name
+        feeds = {signature.inputs[name].name: value.numpy() for name, value in arrays.items()}
+        difference = np.abs(session.run(output, feeds) - np.clip(concrete(images, looks, masks) / 2 + 0.5, 0, 1)).max()
+        if difference > 1e-3:
+            raise ValueError(f"the Session's pictures differ from those of this process by {difference:.1e}")
+        here: list[float] = []
+
+        def call() -> None:
+            begun = time.perf_counter()
+            concrete(images, looks, masks)
+            tf.test.experimental.sync_devices()
+            here.append(time.perf_counter() - begun)
+            session.run(output, feeds)
+
+        both = measuring.measure(call, 2 * request.seconds, warm_up=2)
+    here = here[-len(both) :]
+    there = [total - own for total, own in zip(both, here)]
+    ratio = statistics.median(theirs / ours for theirs, ours in zip(there, here))
+    result = {**measuring.summary(there), "times_in_process": ratio, "images": batch}
+    return {**result, "flops": flops.total(concrete), "peak_bytes": peak_bytes()}
 
 
 def stripes(batch: int, regions: int, side: int) -> tf.Tensor:

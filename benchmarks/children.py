@@ -17,6 +17,7 @@ CEILING, PIPELINE = "ceiling", "data_pipeline"
 ENCODE, DECODE, STYLE_MAP = "encode", "decode", "masked_blend/style_map"
 BLENDS = (STYLE_MAP, "masked_blend/encoder_features", "masked_blend/generator_features")
 INFERENCE = (ENCODE, DECODE, *BLENDS)
+SERVED = "session/masked_blend"  # the SavedModel in a Session, as TensorFlow Serving runs it, with `blend.strategy`
 STEP = "training_step"
 TRAINING = ("discriminator_part", "generator_part", STEP)
 

@@ -44,7 +44,8 @@ matrix product (2048 cubed) of the same dtype.
 
 `generator_part` and `discriminator_part` are one side's gradients and optimizer step alone; `training_step` is the
 whole step with the lazy terms (R1, code consistency, content alignment) by their share of the steps. It makes the
-pictures once for both sides. `data_pipeline` reads a folder of JPEG photographs of 1.5 times the training pictures'
+pictures once for both sides. `session/masked_blend` is the exported SavedModel in a Session, which is how TensorFlow
+Serving runs it. `data_pipeline` reads a folder of JPEG photographs of 1.5 times the training pictures'
 size.
 """
 
@@ -107,6 +108,11 @@ def speed_section(results: dict[str, Any]) -> Iterator[str]:
     )
     yield from table(speed.COLUMNS, [speed.cells(result, ceiling) for result in results["results"]])
     for result in results["results"]:
+        if "times_in_process" in result:
+            yield (
+                f"\n`{result['case']}` at batch {result['batch']} takes {result['times_in_process']:.2f} times as long "
+                "as the same function in the process, measured in turns."
+            )
         if "phases" in result:
             phases = ", ".join(
                 f"{name} {speed.duration(phase['median_s'])} ({speed.giga(phase['flops'])} GFLOP, {phase['share']:.1%})"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from benchmarks import children
-from benchmarks.children import CEILING, INFERENCE, PIPELINE, TRAINING, CaseError, Request
+from benchmarks.children import CEILING, INFERENCE, PIPELINE, SERVED, TRAINING, CaseError, Request
 
-CASES = (*INFERENCE, *TRAINING, PIPELINE)
+CASES = (*INFERENCE, SERVED, *TRAINING, PIPELINE)
 PIPELINE_SIDES = (256, 512)
 DEFAULT = "configs/church256.yaml"
 COLUMNS = ("case", "batch", "median", "spread", "images/s", "GFLOP", "GFLOP/s", "of conv.", "of matmul", "memory")
@@ -57,7 +57,7 @@ def requests(options: argparse.Namespace) -> list[Request]:
         every = [*options.overrides, *overrides]
         return Request(case, options.config, every, batch=batch, seconds=options.seconds)
 
-    chosen = [request(case, batch) for case in INFERENCE if wanted(case) for batch in options.batch]
+    chosen = [request(case, batch) for case in (*INFERENCE, SERVED) if wanted(case) for batch in options.batch]
     chosen += [request(case, batch) for case in TRAINING if wanted(case) for batch in options.batch if batch % 2 == 0]
     if wanted(PIPELINE):
         # As for churches: the short side to size, then a crop. The networks are not built.

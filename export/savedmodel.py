@@ -70,7 +70,7 @@ def export(
     # A server looks at directories whose names are integers only, so this one is invisible to it.
     temporary = Path(tempfile.mkdtemp(dir=base, prefix=f".{target.name}-"))
     try:
-        _write(served, temporary)
+        write(served, temporary)
         networks = (autoencoder.encoder, autoencoder.generator)
         parameters = sum(math.prod(weight.shape) for network in networks for weight in network.weights)
         audit.check(temporary, parameters)
@@ -103,8 +103,8 @@ def _free(base: Path, version: int) -> int:
     return version
 
 
-def _write(served: list[signatures.Signature], directory: Path) -> None:
-    """The SavedModel itself.
+def write(served: list[signatures.Signature], directory: Path) -> None:
+    """The SavedModel alone, without the checks and the files beside it that `export` adds.
 
     `ExportArchive` because a `tf.Module` around Keras 3 layers loads in Python and fails in a server; without
     `track()`, which would write every weight twice. The first endpoint becomes `serving_default` as well.

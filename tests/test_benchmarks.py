@@ -103,6 +103,12 @@ def test_inference_cases(case: str) -> None:
     assert result["images"] == 2 and result["flops"] > 0 and result["median_s"] > 0 and result["peak_bytes"] > 2**20
 
 
+@pytest.mark.slow
+def test_a_session_beside_the_function_in_the_process() -> None:
+    result = cases.run(tiny_request(children.SERVED))
+    assert result["images"] == 2 and result["flops"] > 0 and result["median_s"] > 0 and result["times_in_process"] > 0
+
+
 @pytest.mark.slow(35)
 def test_training_cases_amortise_their_phases() -> None:
     whole = cases.run(Request("training_step", str(TINY), [*SETTINGS, "loss.r1_every=2"], batch=2, seconds=0.01))

@@ -2,7 +2,8 @@
 
     python -m benchmarks.photographs runs/photographs
     python -m benchmarks.study --only sa tcp/style_map --seeds 0 --kimg 8 --set data.source=folder:runs/photographs \
-        --set data.validation_fraction=0.2 --runs runs/study_photographs --records benchmarks/results/photographs
+        --set data.validation_fraction=0.2 --set loss.gan_start_kimg=4 --set loss.consistency_start_kimg=4.5 \
+        --runs runs/study_photographs --records benchmarks/results/photographs
 
 Crops of one photograph are on both sides of the split into training and test pictures, so the scores compare two
 trainings and say nothing of other photographs. scikit-image comes with the extra `dev`.

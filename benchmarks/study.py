@@ -4,7 +4,7 @@
     python -m benchmarks.study --only sa tcp/style_map --seeds 0
     python -m benchmarks.study --list
 
-Every training is `configs/quickstart.yaml` with a few weights set to zero. It stops every `--every` kimg to be judged
+Every training is `configs/quickstart.yaml`, shortened, with a few weights set to zero. It stops every `--every` kimg to be judged
 on held-out pairs of the validation split, and goes on from its checkpoint; at the end it is judged on the test split.
 A record in `benchmarks/results/study/` says everything that `benchmarks.study_report` prints. The command can be
 stopped and given again at any time: trainings go on where they were, and what has a record is left alone.
@@ -32,6 +32,8 @@ RECORDS, RUNS = ROOT / "benchmarks" / "results" / "study", ROOT / "runs" / "stud
 PHOTOGRAPHS = RECORDS.parent / "photographs"  # records of the same with `benchmarks.photographs`
 OWN_COLOURS = RECORDS.parent / "own_colours"  # and of `--set augment.content_colours=0`
 KIMG, EVERY = 16.0, 4.0
+# The study's trainings are shorter than the quickstart, and so is their part without adversaries.
+SHORTER = ("loss.gan_start_kimg=8", "loss.consistency_start_kimg=9")
 MAIN_PAIR = ("sa", "tcp/style_map")
 SEEDS = (0, 1, 2)  # of the main pair; the others have the first alone
 CURVE_PAIRS, FINAL_PAIRS = 128, 256
@@ -60,7 +62,7 @@ class Training(NamedTuple):
         """What it changes in `configs/quickstart.yaml`."""
         objective, _, strategy = self.name.partition("/")
         blend = [f"blend.strategy={strategy}"] if strategy else []
-        return [*OBJECTIVES[objective], *blend, f"seed={self.seed}"]
+        return [*SHORTER, *OBJECTIVES[objective], *blend, f"seed={self.seed}"]
 
 
 class NotEnded(RuntimeError):

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tcp_tf import gradients, ops
 
 SLOPE = 0.2
+LARGE = 2**22  # weights of a kernel, from which on it is cheaper to scale the maps that it is applied to
 
 
 class RegionStyles(NamedTuple):
@@ -84,7 +85,11 @@ class Conv(keras.layers.Layer):
         self.built = True
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        kernel = tf.convert_to_tensor(self.kernel) * self.gain
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self.kernel.shape.num_elements() > LARGE:
+            images = images * self.gain
+        else:
+            kernel = kernel * self.gain
         if self.trainable and self.stride == 2:
             maps = gradients.conv_down(ops.pad(images, self.padding, self.mode), kernel)
         else:
@@ -106,7 +111,7 @@ class Dense(keras.layers.Layer):
         self.built = True
 
     def call(self, codes: tf.Tensor) -> tf.Tensor:
-        product = tf.matmul(codes, tf.convert_to_tensor(self.kernel) * self.gain)
+        product = tf.matmul(codes * self.gain, tf.convert_to_tensor(self.kernel))  # codes are fewer than weights
         return bias_and_activate(product, self.bias, self.activate, self.trainable)
 
 
@@ -167,11 +172,13 @@ class ModulatedConv(keras.layers.Layer):
 
     def call(self, maps: tf.Tensor, style: Style) -> tf.Tensor:
         factors = self.modulation(style, maps)
-        kernel = tf.convert_to_tensor(self.kernel) * self.gain
+        kernel = tf.convert_to_tensor(self.kernel)
         if self.demodulate:
             factors = ops.normalize_mean_square(factors)
-            kernel = ops.demodulated(kernel, output_axis=2 if self.up else 3)
-        maps, kernel = maps * factors, kernel * self.output_gain
+            kernel = ops.demodulated(kernel, 2 if self.up else 3, self.gain, self.output_gain)
+        else:
+            kernel = kernel * (self.gain * self.output_gain)
+        maps = maps * factors
         if self.up:
             height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
             convolve = gradients.conv_up if self.trainable else ops.conv_up

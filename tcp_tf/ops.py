@@ -124,16 +124,17 @@ def conv_up(images: tf.Tensor, kernel: tf.Tensor, height: Side, width: Side) -> 
     return tf.nn.conv2d_transpose(images, kernel, [batch, height, width, kernel.shape[2]], strides=2, padding="VALID")
 
 
-def demodulated(kernel: tf.Tensor, output_axis: int) -> tf.Tensor:
-    """Each filter at unit L2 norm, `w * rsqrt(sum w^2 + 1e-8)`, independent of the style: same shape.
+def demodulated(kernel: tf.Tensor, output_axis: int, gain: float = 1.0, norm: float = 1.0) -> tf.Tensor:
+    """Each filter of `gain w` at the same L2 norm, `norm gain w rsqrt(sum (gain w)^2 + 1e-8)`: same shape.
 
     The Swapping Autoencoder's variant of StyleGAN2's demodulation (arXiv 1912.04958, section 2.2): the style is
-    normalised by itself and the kernel by itself, so the layer is an ordinary convolution of a scaled input.
+    normalised by itself and the kernel by itself, so the layer is an ordinary convolution of a scaled input. Both
+    factors are here to spend no pass over a large kernel on them.
     """
     axes = [axis for axis in range(4) if axis != output_axis]
     wide = tf.cast(kernel, tf.float32)
-    scale = tf.math.rsqrt(tf.reduce_sum(tf.square(wide), axis=axes, keepdims=True) + EPSILON)
-    return tf.cast(wide * scale, kernel.dtype)
+    squares = gain**2 * tf.reduce_sum(tf.square(wide), axis=axes, keepdims=True)
+    return tf.cast(wide * (norm * gain * tf.math.rsqrt(squares + EPSILON)), kernel.dtype)
 
 
 def swap_pairs(codes: tf.Tensor) -> tf.Tensor:

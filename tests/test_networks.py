@@ -11,6 +11,7 @@ import tensorflow as tf
 from small import enliven
 
 from tcp_tf import config as configuration
+from tcp_tf import layers
 from tcp_tf.autoencoder import build_encoder, build_generator
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.encoder import Encoder
@@ -204,3 +205,11 @@ def test_patch_discriminator() -> None:
 def test_patch_discriminator_refuses_other_sizes(size: int) -> None:
     with pytest.raises(ValueError, match=f"power of two and at least 16, got {size}"):
         PatchDiscriminator(size)
+
+
+def test_a_large_kernel_is_applied_to_scaled_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layers.Conv(3, 5, 3, padding=(1, 1), reflect=True)
+    images = tf.random.stateless_normal([2, 6, 7, 3], [0, 0])
+    plain = layer(images)
+    monkeypatch.setattr(layers, "LARGE", 0)
+    np.testing.assert_allclose(layer(images), plain, atol=1e-6)

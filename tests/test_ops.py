@@ -58,11 +58,13 @@ def test_conv_up_is_the_gradient_of_a_strided_convolution() -> None:
     np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
-def test_demodulated_filters_have_unit_norm() -> None:
+def test_demodulated_filters_have_the_norm_asked_for() -> None:
     kernel = tf.constant(5 * draw(3, 3, 4, 6))
-    for axis in (2, 3):
-        filters = np.moveaxis(ops.demodulated(kernel, axis).numpy(), axis, 0)
-        np.testing.assert_allclose(np.linalg.norm(filters.reshape(len(filters), -1), axis=1), 1, atol=1e-5)
+    for axis, factors, norm in ((2, {}, 1.0), (3, {}, 1.0), (3, {"gain": 0.1, "norm": 2.0}, 2.0)):
+        filters = np.moveaxis(ops.demodulated(kernel, axis, **factors).numpy(), axis, 0)
+        np.testing.assert_allclose(np.linalg.norm(filters.reshape(len(filters), -1), axis=1), norm, atol=1e-5)
+    nothing = ops.demodulated(tf.ones([1, 1, 1, 2]), 3, gain=1e-4).numpy()  # as large as the square root of the 1e-8
+    np.testing.assert_allclose(nothing, 0.5**0.5, rtol=1e-5)
 
 
 def test_a_modulated_convolution_is_the_grouped_one_of_the_official_code() -> None:

@@ -4,8 +4,9 @@
     python -m benchmarks.study --only sa tcp/style_map --seeds 0
     python -m benchmarks.study --list
 
-Every training is `configs/quickstart.yaml`, shortened, with a few weights set to zero. It stops every `--every` kimg to be judged
-on held-out pairs of the validation split, and goes on from its checkpoint; at the end it is judged on the test split.
+Every training is `configs/quickstart.yaml`, shortened, with a few weights set to zero. It stops every `--every` kimg to
+be judged on held-out pairs of the validation split, and goes on from its checkpoint; at the end it is judged on the
+test split.
 A record in `benchmarks/results/study/` says everything that `benchmarks.study_report` prints. The command can be
 stopped and given again at any time: trainings go on where they were, and what has a record is left alone.
 """

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import photographs, study, study_report
+from benchmarks import gallery, photographs, study, study_report
 from benchmarks.study import Training
 from tcp_tf import config as configuration
+from tcp_tf.pairs import Pairs
 
 
 def test_what_is_trained() -> None:
@@ -114,3 +116,19 @@ def test_photographs_are_cut_into_overlapping_crops(tmp_path: Path) -> None:
     np.testing.assert_allclose(first[32:], below[:32], atol=2)
     assert photographs.main([str(tmp_path / "crops")]) == 0
     assert len(list((tmp_path / "crops").iterdir())) == 705
+
+
+def test_the_gallery_goes_from_the_best_swap_to_the_worst() -> None:
+    grey = np.zeros([5, 4, 4, 3], np.float32)
+    errors = np.array([0.4, 0.1, 0.5, 0.2, 0.3], np.float32)
+    swaps = grey + errors[:, None, None, None]
+    truth: Any = SimpleNamespace(swaps=grey, edits=grey)
+    pairs = Pairs(grey, grey[..., :1], truth)
+    assert list(gallery.chosen(swaps, pairs, 3)) == [1, 4, 2]
+    assert list(gallery.chosen(swaps, Pairs(grey, grey[..., :1], None), 3)) == [0, 1, 2]
+    found: Any = SimpleNamespace(reconstruction=grey, swap=swaps, edit=grey)
+    picture = gallery.gallery(pairs, [found, found], 3)
+    columns, gaps = 3 + 2 + 2 + 4, 3  # mask, true edit, two edits
+    assert picture.shape == (gallery.SCALE * 3 * 4, gallery.SCALE * (4 * columns + gallery.GAP * gaps), 3)
+    left = gallery.SCALE * (4 * 3 + gallery.GAP + 4)
+    assert [int(picture[gallery.SCALE * 4 * row, left, 0]) for row in range(3)] == [140, 166, 191]

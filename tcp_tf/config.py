@@ -63,7 +63,7 @@ class DataConfig(Section):
     flip: bool = knob(True, "random horizontal flip")
     batch_size: int = knob(16, "pictures per step on all replicas together; even: neighbours swap", "images", ge=2)
     validation_fraction: float = knob(0.05, "part of a folder held out for evaluation", "share", gt=0, le=0.5)
-    workers: int = knob(0, "parallel readers; 0 = as many as TensorFlow finds useful", "threads", ge=0)
+    workers: int = knob(0, "parallel readers; 0 = one per CPU core", "threads", ge=0)
     cache: Literal["none", "memory"] = knob("none", "keep the decoded pictures in memory after the first pass")
 
     @model_validator(mode="before")

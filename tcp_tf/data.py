@@ -75,13 +75,16 @@ def training_dataset(
         dataset = dataset.map(read)
     else:
         read = _from_python(partial(_crop, pictures, side), (side, side, 3))
-        dataset = dataset.unbatch().map(read, data.workers or tf.data.AUTOTUNE).batch(size, drop_remainder=True)
+        workers = data.workers or os.cpu_count() or 1
+        dataset = dataset.unbatch().map(read, workers).batch(size, drop_remainder=True)
 
     def finish(crops: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"image": to_model(crops), "position": tf.range(first, first + size)}
 
     options = tf.data.Options()
     options.deterministic = True
+    # There is nothing to tune, and the tuner looks up once a minute only: until then its end would be waited for.
+    options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return dataset.map(finish).prefetch(2).apply(endless).with_options(options)

@@ -225,7 +225,7 @@ def fit(
             lambda context: worker_dataset(ordered, source, start, context)
         )
     else:
-        dataset = data.training_dataset(ordered, source, start)
+        dataset = on_this_host(model.distribute_strategy, data.training_dataset(ordered, source, start))
     try:
         model.fit(
             dataset,
@@ -269,6 +269,21 @@ def worker_dataset(config: Config, source: Any, start: int, context: tf.distribu
         return dataset
     each = context.get_per_replica_batch_size(config.data.batch_size)
     return dataset.unbatch().batch(each, drop_remainder=True)
+
+
+def on_this_host(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> Any:
+    """The dataset for `fit`; for the CPU alone without the buffer that carries batches to devices.
+
+    That buffer has a tuner in a thread of its own, which looks up less and less often, in the end once a minute, and is
+    waited for when a training ends.
+    """
+    if strategy.num_replicas_in_sync > 1 or tf.config.list_logical_devices("GPU"):
+        return dataset
+    options = tf.distribute.InputOptions(
+        experimental_fetch_to_device=False,
+        experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA,
+    )
+    return strategy.distribute_datasets_from_function(lambda _: dataset, options)
 
 
 def reordered(config: Config, times: int) -> Config:

@@ -105,8 +105,8 @@ ASIDES = (
         "judged by what needs no truth; crops of one photograph are on both sides of the split.\n\n"
         "In pictures there is nothing to choose between the two: both are soft fields of the right colours. A rocket "
         "before the sky is reconstructed as sky, a face as a light patch with a brown one for the hair, gravel as grey "
-        "clouds; swaps take the other picture's colours and keep a hint of the shapes; edits change inside the mask and "
-        "stop at its edge. Nobody would take them for photographs after so short a training.\n\n"
+        "clouds; swaps take the other picture's colours and keep a hint of the shapes; edits change inside the mask "
+        "and stop at its edge. Nobody would take them for photographs after so short a training.\n\n"
         "![Pairs of crops and what both trainings make of them](pictures/photographs_gallery.png)\n\n"
         "*Columns: picture, style picture; reconstruction and swap of the Swapping Autoencoder, then of TCP; region, "
         "and both edits (`benchmarks.gallery`).*\n\n",

@@ -30,6 +30,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS, GIB = 5.0, 2.0  # the most that one input may take, and by which the process may grow
+HANG = 20.0  # seconds by the clock after which an input ends the process: more, because others may be busy too
 INTERESTING = (
     b"\x00",
     b"\xff",
@@ -89,7 +90,7 @@ def check(target: Target, data: bytes) -> str:
     Raises:
         Broken: a rule is broken.
     """
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # where a hang is, if it does not end at all
+    faulthandler.dump_traceback_later(HANG, exit=True)  # where it is, if it does not end at all
     began = time.process_time()  # another program may be running
     try:
         target.read(data)

@@ -18,7 +18,7 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
-from tcp_tf import answers, metrics, pictures, run_dir
+from tcp_tf import answers, images, metrics, pictures, run_dir
 from tcp_tf.pairs import Pairs, load_pairs
 
 PAIRS = 128  # of the test split, from which rows are chosen
@@ -60,8 +60,7 @@ def gallery(pairs: Pairs, found: Sequence[answers.Answers], rows: int) -> np.nda
         cells = [np.concatenate([column[number] for column in group], axis=1) for group in groups]
         gap = np.ones([cells[0].shape[0], GAP, 3], np.float32)
         lines.append(np.concatenate([part for cell in cells for part in (cell, gap)][:-1], axis=1))
-    levels = np.rint((np.concatenate(lines) + 1) * 127.5).astype(np.uint8)
-    return levels.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    return images.to_uint8(np.concatenate(lines)).repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -109,7 +109,7 @@ ASIDES = (
         "and stop at its edge. Nobody would take them for photographs after so short a training.\n\n"
         "![Pairs of crops and what both trainings make of them](pictures/photographs_gallery.png)\n\n"
         "*Columns: picture, style picture; reconstruction and swap of the Swapping Autoencoder, then of TCP; region, "
-        "and both edits (`benchmarks.gallery`).*\n\n",
+        "and both edits (`benchmarks.gallery`).*",
         WITHOUT_TRUTH,
     ),
 )
@@ -249,7 +249,8 @@ def measures_table(records: Sequence[dict[str, Any]], columns: Sequence[tuple[st
 
 def aside_section(aside: Aside, records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What was changed, what the trainings cost, and their measures."""
-    yield f"{aside.text} Standard errors are over pairs.\n"
+    yield f"{aside.text}\n"
+    yield "Standard errors are over pairs.\n"
     yield from provenance(records)
     yield ""
     yield from measures_table(records, aside.columns)

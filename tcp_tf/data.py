@@ -75,8 +75,7 @@ def training_dataset(
         dataset = dataset.map(read)
     else:
         read = _from_python(partial(_crop, pictures, side), (side, side, 3))
-        workers = data.workers or os.cpu_count() or 1
-        dataset = dataset.unbatch().map(read, workers).batch(size, drop_remainder=True)
+        dataset = dataset.unbatch().map(read, _readers(data.workers)).batch(size, drop_remainder=True)
 
     def finish(crops: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"image": to_model(crops), "position": tf.range(first, first + size)}
@@ -165,8 +164,13 @@ class _Pictures:
 
 def _in_threads(read: Callable[[int], np.ndarray], count: int, workers: int) -> Iterator[np.ndarray]:
     """read(0), read(1), ..., read(count - 1), several at a time; decoding lets other threads run."""
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(_readers(workers)) as pool:
         yield from pool.map(read, range(count))
+
+
+def _readers(workers: int) -> int:
+    """How many pictures are read at a time where the configuration's `data.workers` is this."""
+    return workers or os.cpu_count() or 1
 
 
 def _plan(config: Config, count: int, start_step: int) -> tf.data.Dataset:

@@ -98,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"allocator", "config", "callbacks", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
-    | {"discriminators", "official_names", "pictures", "export"},
+    | {"discriminators", "official_names", "images", "pictures", "export"},
 }
 
 # Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.

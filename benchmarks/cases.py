@@ -21,7 +21,7 @@ from benchmarks import flops, measuring
 from benchmarks.children import CEILING, INFERENCE, PIPELINE, SERVED, STEP, TRAINING, Request
 from export import savedmodel, signatures
 from tcp_tf import config as configuration
-from tcp_tf import data, sources, training
+from tcp_tf import data, sources, training, winograd
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
@@ -140,7 +140,13 @@ def inference(config: Config, request: Request) -> dict[str, Any]:
 
     concrete = tf.function(function, autograph=False).get_concrete_function(*inputs)
     result = timed(lambda: concrete(*inputs), request.seconds)
-    return {**result, "images": batch, "flops": flops.total(concrete), "peak_bytes": peak_bytes()}
+    return {**result, "images": batch, "flops": asked_flops(function, *inputs), "peak_bytes": peak_bytes()}
+
+
+def asked_flops(function: Callable[..., Any], *inputs: tf.Tensor) -> int:
+    """FLOPs of the networks as they are defined, every convolution by its plain sum, whichever way it is computed."""
+    with winograd.plain():
+        return flops.total(tf.function(function, autograph=False).get_concrete_function(*inputs))
 
 
 def edits(batch: int, regions: int, side: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -188,7 +194,8 @@ def served(config: Config, request: Request) -> dict[str, Any]:
     there = [total - own for total, own in zip(both, here)]
     ratio = statistics.median(theirs / ours for theirs, ours in zip(there, here))
     result = {**measuring.summary(there), "times_in_process": ratio, "images": batch}
-    return {**result, "flops": flops.total(concrete), "peak_bytes": peak_bytes()}
+    counted = asked_flops(autoencoder.masked_blend, images, looks, masks)
+    return {**result, "flops": counted, "peak_bytes": peak_bytes()}
 
 
 def stripes(batch: int, regions: int, side: int) -> tf.Tensor:
@@ -246,8 +253,8 @@ class Trainer:
             weights.update(removed)
 
     def flops(self, step: Callable[[Any], Any], phase: tuple[str, ...]) -> int:
-        """FLOPs of a step in this phase, on all replicas together."""
-        with self.only_due(phase):
+        """FLOPs of a step in this phase, on all replicas together, every convolution by its plain sum."""
+        with self.only_due(phase), winograd.plain():
             return flops.total(self.function(step))
 
 
@@ -306,7 +313,7 @@ def training_part(config: Config, case: str, seconds: float) -> dict[str, Any]:
     plain = min(trainer.phases, key=len)
     with trainer.only_due(()):
         concrete = trainer.function(step)
-        counted = flops.total(concrete)
+        counted = trainer.flops(step, ())
     measured = trainer.time(concrete, plain, seconds)
     return {**measured, "images": config.data.batch_size, "flops": counted, "peak_bytes": peak_bytes()}
 

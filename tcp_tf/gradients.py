@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tcp_tf import ops
+from tcp_tf import ops, winograd
 
 MATRIX_PRODUCTS_FROM = 64  # channels; with fewer, TensorFlow's gradient of a strided kernel is as fast
 
@@ -26,6 +26,36 @@ def leaky_relu(values: tf.Tensor, slope: float) -> tf.Tensor:
         return result, lambda gradient: tf.raw_ops.LeakyReluGrad(gradients=gradient, features=signs, alpha=slope)
 
     return activate(values)
+
+
+def wide_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
+    """`winograd.conv`, with its arguments; so are its gradients."""
+
+    @tf.custom_gradient
+    def convolve(maps: tf.Tensor, kernel: tf.Tensor):
+        def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            large, small = (gradient, maps) if transposed else (maps, gradient)
+            return (
+                wide_conv(gradient, kernel, 2 - padding, not transposed),
+                wide_kernel_gradient(large, small, 2 - padding if transposed else padding),
+            )
+
+        return winograd.conv(maps, kernel, padding, transposed), gradients
+
+    return convolve(maps, kernel)
+
+
+def wide_kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int) -> tf.Tensor:
+    """`winograd.kernel_gradient`, with its arguments; its gradients are convolutions."""
+
+    @tf.custom_gradient
+    def correlate(maps: tf.Tensor, pulls: tf.Tensor):
+        def gradients(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return wide_conv(pulls, kernel, 2 - padding, transposed=True), wide_conv(maps, kernel, padding)
+
+        return winograd.kernel_gradient(maps, pulls, padding), gradients
+
+    return correlate(maps, pulls)
 
 
 @tf.custom_gradient

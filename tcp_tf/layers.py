@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple, Optional, Union
 import keras
 import tensorflow as tf
 
-from tcp_tf import gradients, ops
+from tcp_tf import gradients, ops, winograd
 
 SLOPE = 0.2
 LARGE = 2**22  # weights of a kernel, from which on it is cheaper to scale the maps that it is applied to
@@ -90,7 +90,9 @@ class Conv(keras.layers.Layer):
             images = images * self.gain
         else:
             kernel = kernel * self.gain
-        if self.trainable and self.stride == 2:
+        if self.stride == 1:
+            maps = convolve(images, kernel, self.padding, self.mode, self.trainable)
+        elif self.trainable:
             maps = gradients.conv_down(ops.pad(images, self.padding, self.mode), kernel)
         else:
             maps = ops.conv(images, kernel, self.stride, self.padding, self.mode)
@@ -181,9 +183,9 @@ class ModulatedConv(keras.layers.Layer):
         maps = maps * factors
         if self.up:
             height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
-            convolve = gradients.conv_up if self.trainable else ops.conv_up
-            return ops.blur(convolve(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
-        return ops.conv(maps, kernel, padding=self.padding)
+            up = gradients.conv_up if self.trainable else ops.conv_up
+            return ops.blur(up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
+        return convolve(maps, kernel, self.padding, trained=self.trainable)
 
 
 class StyledConv(keras.layers.Layer):
@@ -201,6 +203,17 @@ class StyledConv(keras.layers.Layer):
         if noise is not None:
             maps += noise * (tf.convert_to_tensor(self.noise_strength) * ops.SQRT2)
         return bias_and_activate(maps, self.bias, activate=True, trained=self.trainable)
+
+
+def convolve(
+    maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, mode: str = "CONSTANT", trained: bool = False
+) -> tf.Tensor:
+    """Convolution of stride 1, as `ops.conv`, by the way that is fastest here."""
+    if not winograd.pays(maps, kernel):
+        return ops.conv(maps, kernel, 1, padding, mode)
+    if mode != "CONSTANT":
+        maps, padding = ops.pad(maps, padding, mode), (0, 0)
+    return (gradients.wide_conv if trained else winograd.conv)(maps, kernel, padding[0])
 
 
 def bias_and_activate(

@@ -1,0 +1,167 @@
+"""Convolution of 3x3 with a quarter of the multiplications: minimal filtering after Winograd.
+
+Tiles of 4x4 outputs, F(4x4, 3x3) of Lavin and Gray (arXiv 1509.09308): a tile's 6x6 inputs and the 3x3 kernel are each
+mapped to 36 numbers, multiplied number by number, summed over the input channels, and mapped back. Here the maps are
+matrix products too, so any points of interpolation cost the same, and those that round best were searched for: the
+error is some 2e-6 of the result's norm with 512 channels, where the usual points 0, 1, -1, 2, -2 leave 5e-6.
+
+Everything is N H W C and float32. Do not differentiate through these: `gradients.wide_conv` gives the same with the
+gradients that are convolutions of this kind again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tcp_tf import ops
+
+TILE, TAPS = 4, 3  # outputs and kernel along one axis
+REACH = TILE + TAPS - 1  # inputs of a tile along one axis
+POINTS = (0.0, 0.65, -0.65, 1.55, -1.55)  # and infinity
+CHANNELS_FROM = 128  # with fewer, the maps cost more than the multiplications saved
+POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
+PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
+
+
+def _powers(length: int) -> np.ndarray:
+    """Values of the monomials at the points, `[REACH, length]`; at infinity only the last one counts."""
+    finite = np.asarray(POINTS)[:, None] ** np.arange(length)
+    return np.concatenate([finite, np.eye(length)[-1:]])
+
+
+def _both_axes(matrix: np.ndarray) -> np.ndarray:
+    return np.kron(matrix, matrix).astype(np.float32)
+
+
+# A product of polynomials is interpolated from its values; filtering is the transpose of that (Toom and Cook).
+INPUTS = _both_axes(np.linalg.inv(_powers(REACH)).T)  # 36 x 36
+KERNEL = _both_axes(_powers(TAPS))  # 36 x 9
+OUTPUTS = _both_axes(_powers(TILE).T)  # 16 x 36
+
+
+_allowed = True
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Whatever is traced in here convolves directly: to compare with, and to count what a network asks for."""
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+def pays(maps: tf.Tensor, kernel: tf.Tensor) -> bool:
+    """Whether this convolution of stride 1 is worth it here: wide 3x3 in float32, large maps, on the CPU.
+
+    What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
+    """
+    known = maps.shape[:3].num_elements()
+    return (
+        _allowed
+        and tuple(kernel.shape[:2]) == (TAPS, TAPS)
+        and min(kernel.shape[2:]) >= CHANNELS_FROM
+        and maps.dtype == tf.float32
+        and (known is None or known >= POSITIONS_FROM)
+        and not tf.config.list_logical_devices("GPU")
+    )
+
+
+def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
+    """Convolution of stride 1.
+
+    Args:
+        maps: `[N, H, W, Cin]`.
+        kernel: `[3, 3, Cin, Cout]`; if `transposed`, `[3, 3, Cout, Cin]`, and read from its last tap to its first.
+        padding: zeros on each side, 0 to 2.
+    Returns:
+        `[N, H + 2 padding - 2, W + 2 padding - 2, Cout]`.
+    """
+    filters = kernel.shape[2 if transposed else 3]
+    with tf.control_dependencies([maps]):  # not all kernels at the start of a step
+        factors = tf.matmul(KERNEL[:, ::-1] if transposed else KERNEL, tf.reshape(kernel, [TAPS * TAPS, -1]))
+    factors = tf.reshape(factors, [REACH * REACH, *kernel.shape[2:]])
+
+    def convolved(maps: tf.Tensor) -> tf.Tensor:
+        height, width = (side + 2 * padding - TAPS + 1 for side in ops.spatial_shape(maps))
+        rows, columns = _tiles(height), _tiles(width)
+        products = tf.matmul(_inputs(maps, padding, rows, columns), factors, transpose_b=transposed)  # 36 tiles Cout
+        results = tf.matmul(OUTPUTS, tf.reshape(products, [REACH * REACH, -1]))
+        tiled = tf.reshape(results, [TILE, TILE, -1, rows, columns, filters])
+        whole = tf.reshape(tf.transpose(tiled, [2, 3, 0, 4, 1, 5]), [-1, TILE * rows, TILE * columns, filters])
+        return whole[:, :height, :width]
+
+    return tf.concat(_in_turn(convolved, maps), axis=0)
+
+
+def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Tensor:
+    """The gradient of `sum(gradient * conv(maps, kernel, padding))` with respect to the kernel.
+
+    Args:
+        maps: `[N, H, W, Cin]`.
+        gradient: `[N, H + 2 padding - 2, W + 2 padding - 2, Cout]`.
+    Returns:
+        `[3, 3, Cin, Cout]`.
+    """
+    channels, filters = maps.shape[3], gradient.shape[3]
+
+    def factors(maps: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        rows, columns = (_tiles(side) for side in ops.spatial_shape(gradient))
+        whole = _pad(gradient, 0, TILE * rows, TILE * columns)
+        tiled = tf.transpose(tf.reshape(whole, [-1, rows, TILE, columns, TILE, filters]), [2, 4, 0, 1, 3, 5])
+        products = tf.matmul(OUTPUTS, tf.reshape(tiled, [TILE * TILE, -1]), transpose_a=True)
+        products = tf.reshape(products, [REACH * REACH, -1, filters])
+        return tf.matmul(_inputs(maps, padding, rows, columns), products, transpose_a=True)  # 36 Cin Cout
+
+    parts = tf.add_n(_in_turn(factors, maps, gradient))
+    kernel = tf.matmul(KERNEL, tf.reshape(parts, [REACH * REACH, -1]), transpose_a=True)
+    return tf.reshape(kernel, [TAPS, TAPS, channels, filters])
+
+
+def _in_turn(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> list[tf.Tensor]:
+    """What the function makes of some pictures at a time, one part after the other: tiles take 9/4 of their maps."""
+    first, widest = batches[0].shape, max(batch.shape[3] for batch in batches)
+    if first[:3].num_elements() is None:
+        return [function(*batches)]
+    share = max(1, PART // (first[1] * first[2] * widest))
+    results: list[tf.Tensor] = []
+    for start in range(0, first[0], share):
+        with tf.control_dependencies(results[-1:]):
+            part = [tf.identity(batch[start : start + share]) for batch in batches]
+        results.append(function(*part))
+    return results
+
+
+def _tiles(side: ops.Side) -> ops.Side:
+    return -(-side // TILE)
+
+
+def _inputs(maps: tf.Tensor, padding: int, rows: ops.Side, columns: ops.Side) -> tf.Tensor:
+    """What the tiles of inputs are mapped to: `[36, N rows columns, Cin]`."""
+    channels = maps.shape[3]
+    batch = tf.shape(maps)[0] if maps.shape[0] is None else maps.shape[0]
+    height, width = TILE * rows + TAPS - 1, TILE * columns + TAPS - 1
+    padded = _pad(maps, padding, height, width)
+    inside = tf.range(REACH)
+    lines = inside[:, None] + TILE * tf.range(rows)  # 6 rows
+    places = inside[:, None] + TILE * tf.range(columns)  # 6 columns
+    lines = lines[:, None, :] + height * tf.range(batch)[:, None]  # 6 N rows
+    index = width * lines[:, None, :, :, None] + places[:, None, None, :]  # 6 6 N rows columns
+    tiles = tf.gather(tf.reshape(padded, [-1, channels]), tf.reshape(index, [-1]))
+    mapped = tf.matmul(INPUTS, tf.reshape(tiles, [REACH * REACH, -1]))
+    return tf.reshape(mapped, [REACH * REACH, -1, channels])
+
+
+def _pad(maps: tf.Tensor, before: int, height: ops.Side, width: ops.Side) -> tf.Tensor:
+    """Zeros around the maps, `before` of them above and to the left: `[N, height, width, C]`."""
+    if maps.shape[1:3] == (height, width):
+        return maps
+    after = [side - before - old for side, old in zip((height, width), ops.spatial_shape(maps))]
+    return tf.pad(maps, [[0, 0], [before, after[0]], [before, after[1]], [0, 0]])

@@ -245,7 +245,7 @@ class Trainer:
     def only_due(self, phase: tuple[str, ...]) -> Iterator[None]:
         """Whatever is traced in here has no other lazy terms than those of the phase."""
         weights = self.model.objective.weights
-        lazy = [name for name in self.model.objective.intervals if name not in phase]
+        lazy = [name for name in self.model.objective.intervals if name not in phase and name in weights]
         removed = {name: weights.pop(name) for name in lazy}
         try:
             yield

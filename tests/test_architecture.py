@@ -22,8 +22,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     # networks, from tensor arithmetic upwards; they take scalars, not configurations
     "ops": set(),
-    "gradients": {"ops"},
-    "layers": {"gradients", "ops"},
+    "winograd": {"ops"},
+    "gradients": {"ops", "winograd"},
+    "layers": {"gradients", "ops", "winograd"},
     "encoder": {"ops", "layers"},
     "generator": {"ops", "layers"},
     "discriminators": {"ops", "layers"},
@@ -98,7 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"allocator", "config", "callbacks", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
-    | {"discriminators", "official_names", "images", "pictures", "export"},
+    | {"discriminators", "official_names", "images", "pictures", "winograd", "export"},
 }
 
 # Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.

@@ -113,7 +113,10 @@ class Dense(keras.layers.Layer):
         self.built = True
 
     def call(self, codes: tf.Tensor) -> tf.Tensor:
-        product = tf.matmul(codes * self.gain, tf.convert_to_tensor(self.kernel))  # codes are fewer than weights
+        kernel = tf.convert_to_tensor(self.kernel)
+        scaled = codes * self.gain  # which are fewer than weights
+        # One product: with more axes, `tf.matmul` would read the kernel anew for each place on the first ones.
+        product = tf.matmul(scaled, kernel) if len(codes.shape) == 2 else tf.tensordot(scaled, kernel, 1)
         return bias_and_activate(product, self.bias, self.activate, self.trainable)
 
 

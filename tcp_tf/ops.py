@@ -75,9 +75,8 @@ def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float
     """
     line = np.asarray(taps, np.float64) / np.sum(taps)
     kernel = np.tile((np.outer(line, line) * gain)[:, :, None, None], (1, 1, images.shape[-1], 1))
-    return tf.nn.depthwise_conv2d(
-        pad(images, padding), tf.constant(kernel, images.dtype), [1, stride, stride, 1], padding="VALID"
-    )
+    zeros = [[0, 0], list(padding), list(padding), [0, 0]]  # left to the convolution, which makes no padded copy
+    return tf.nn.depthwise_conv2d(images, tf.constant(kernel, images.dtype), [1, stride, stride, 1], padding=zeros)
 
 
 def upsample_bilinear(images: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,7 @@ def command() -> None:
     """The program: runs and exits."""
     from tcp_tf import allocator
 
-    allocator.tune(MALLOC_ARENA_MAX="2")  # or each of the page's threads would keep memory of its own
+    allocator.tune()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())
 

@@ -73,7 +73,7 @@ class Conv(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.stride, self.padding, self.mode = stride, padding, "REFLECT" if reflect else "CONSTANT"
+        self.stride, self.padding, self.reflect = stride, padding, reflect
         self.activate = activate
         self.gain = (ops.SQRT2 if activate else 1.0) * (inputs * kernel * kernel) ** -0.5
         self.kernel = self.add_weight(
@@ -90,12 +90,15 @@ class Conv(keras.layers.Layer):
             images = images * self.gain
         else:
             kernel = kernel * self.gain
+        padding = self.padding
+        if self.reflect:
+            images, padding = reflected(images, padding, self.trainable), (0, 0)
         if self.stride == 1:
-            maps = convolve(images, kernel, self.padding, self.mode, self.trainable)
+            maps = convolve(images, kernel, padding, self.trainable)
         elif self.trainable:
-            maps = gradients.conv_down(ops.pad(images, self.padding, self.mode), kernel)
+            maps = gradients.conv_down(ops.pad(images, padding), kernel)
         else:
-            maps = ops.conv(images, kernel, self.stride, self.padding, self.mode)
+            maps = ops.conv(images, kernel, self.stride, padding)
         return bias_and_activate(maps, self.bias, self.activate, self.trainable)
 
 
@@ -188,7 +191,7 @@ class ModulatedConv(keras.layers.Layer):
             height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
             up = gradients.conv_up if self.trainable else ops.conv_up
             return ops.blur(up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
-        return convolve(maps, kernel, self.padding, trained=self.trainable)
+        return convolve(maps, kernel, self.padding, self.trainable)
 
 
 class StyledConv(keras.layers.Layer):
@@ -208,14 +211,15 @@ class StyledConv(keras.layers.Layer):
         return bias_and_activate(maps, self.bias, activate=True, trained=self.trainable)
 
 
-def convolve(
-    maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, mode: str = "CONSTANT", trained: bool = False
-) -> tf.Tensor:
+def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
+    """`ops.reflect`, or where it is differentiated `ops.pad`, whose gradient is the faster one."""
+    return ops.pad(maps, padding, "REFLECT") if trained else ops.reflect(maps, padding)
+
+
+def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
     """Convolution of stride 1, as `ops.conv`, by the way that is fastest here."""
     if not winograd.pays(maps, kernel):
-        return ops.conv(maps, kernel, 1, padding, mode)
-    if mode != "CONSTANT":
-        maps, padding = ops.pad(maps, padding, mode), (0, 0)
+        return ops.conv(maps, kernel, padding=padding)
     return (gradients.wide_conv if trained else winograd.conv)(maps, kernel, padding[0])
 
 

@@ -45,22 +45,34 @@ def pad(images: tf.Tensor, padding: Padding, mode: str = "CONSTANT") -> tf.Tenso
     return tf.pad(images, [[0, 0], padding, padding, [0, 0]], mode=mode)
 
 
-def conv(
-    images: tf.Tensor, kernel: tf.Tensor, stride: int = 1, padding: Padding = (0, 0), mode: str = "CONSTANT"
-) -> tf.Tensor:
-    """Convolution of padded maps; zeros that keep the size are left to it, which then makes no padded copy.
+def reflect(images: tf.Tensor, padding: Padding) -> tf.Tensor:
+    """`pad` by reflection as one gather, which on a CPU takes a fraction of the time; its gradient does not.
+
+    Args:
+        images: `[N, H, W, C]`.
+        padding: pixels (before, after) on both axes, fewer than there are.
+    """
+    height, width = spatial_shape(images)
+    before, after = padding
+    rows, columns = (side - 1 - tf.abs(side - 1 - tf.abs(tf.range(-before, side + after))) for side in (height, width))
+    lines = tf.reshape(images, [-1, height * width, images.shape[3]])
+    return tf.gather(lines, rows[:, None] * width + columns, axis=1)
+
+
+def conv(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1, padding: Padding = (0, 0)) -> tf.Tensor:
+    """Convolution of maps padded with zeros; those that keep the size are left to it, which then makes no padded copy.
 
     Args:
         images: `[N, H, W, Cin]`.
         kernel: `[k, k, Cin, Cout]`.
-        padding, mode: as in `pad`.
+        padding: as in `pad`.
     Returns:
         `[N, (H + b + a - k) // stride + 1, ..., Cout]`.
     """
     half = kernel.shape[0] // 2
-    if padding == (half, half) and kernel.shape[0] % 2 and stride == 1 and mode == "CONSTANT":
+    if padding == (half, half) and kernel.shape[0] % 2 and stride == 1:
         return tf.nn.conv2d(images, kernel, stride, padding="SAME")
-    return tf.nn.conv2d(pad(images, padding, mode), kernel, stride, padding="VALID")
+    return tf.nn.conv2d(pad(images, padding), kernel, stride, padding="VALID")
 
 
 def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float = 1.0, stride: int = 1) -> tf.Tensor:

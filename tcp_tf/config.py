@@ -195,6 +195,16 @@ class AugmentConfig(Section):
     colour_grid: int = knob(
         1, "places along a side at which that mixing differs; between them it is interpolated", "places", ge=1, le=64
     )
+    colour_clusters: int = knob(
+        0, "clusters of a picture's colours, each mixed by itself; 0 = mix by place alone", "clusters", ge=0, le=64
+    )
+    swaps_start_kimg: Optional[float] = knob(
+        None,
+        "from this point on a swap of every two pictures stands for its content picture's content and for its style "
+        "picture's style; null = never",
+        "kimg",
+        ge=0,
+    )
 
 
 class OptimizerConfig(Section):
@@ -355,6 +365,11 @@ def _impossible(config: Config) -> Iterator[str]:
         yield f"blend.masks: names a kind twice, got {blend.masks}"
     if blend.min_area > blend.max_area:
         yield f"blend.min_area: must not exceed blend.max_area = {blend.max_area}, got {blend.min_area}"
+
+    if config.augment.colour_clusters and config.augment.colour_grid > 1:
+        yield f"augment.colour_grid: colours are mixed by cluster or by place, got {config.augment.colour_grid} places"
+    if config.augment.swaps_start_kimg is not None and not config.augment.content_colours:
+        yield "augment.swaps_start_kimg: the other contents are of recoloured copies, but augment.content_colours is 0"
 
     weights = loss.weights
     if not any(weight for name, weight in weights.items() if name.startswith("g/")):

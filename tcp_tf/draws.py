@@ -14,7 +14,7 @@ from tcp_tf import masks
 from tcp_tf.config import Config
 from tcp_tf.generator import Generator
 
-CROPS, MASKS, NOISE_RECONSTRUCTION, NOISE_SWAP, COLOURS, COLOUR_SHARES = range(6)
+CROPS, MASKS, NOISE_RECONSTRUCTION, NOISE_SWAP, COLOURS, COLOUR_SHARES, NOISE_COPY, CLUSTERS, CLUSTER_MAPS = range(9)
 
 
 class Draws:
@@ -73,10 +73,27 @@ class Draws:
         augment = self.config.augment
         shape = [self.config.data.batch_size, augment.colour_grid, augment.colour_grid, 4, 3]
         normal = tf.gather(tf.random.stateless_normal(shape, self._seed(COLOURS)), self.position)
-        uniform = self._uniform(COLOUR_SHARES)
         scale = tf.constant([3**-0.5] * 3 + [0.3])[:, None]
-        shares = augment.content_colours * (augment.least_colours + (1.0 - augment.least_colours) * uniform)
-        return normal * scale, shares
+        return normal * scale, self._colour_shares()
+
+    def colour_clusters(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Clusters of colours for these examples, and random maps for them.
+
+        Centres are uniform among the pixels. Matrices are as in `colour_maps`; a cluster's new colour is Gaussian.
+
+        Returns:
+            Places `[N, K]`, maps `[N, K, 4, 3]` and shares `[N]` for `ops.mix_clusters`.
+        """
+        clusters = self.config.augment.colour_clusters
+        shape = [self.config.data.batch_size, clusters, 4, 3]
+        normal = tf.gather(tf.random.stateless_normal(shape, self._seed(CLUSTER_MAPS)), self.position)
+        scale = tf.constant([3**-0.5] * 3 + [0.6])[:, None]
+        return self._uniform(CLUSTERS, clusters), normal * scale, self._colour_shares()
+
+    def _colour_shares(self) -> tf.Tensor:
+        augment = self.config.augment
+        least = augment.least_colours
+        return augment.content_colours * (least + (1.0 - least) * self._uniform(COLOUR_SHARES))
 
     def noise(self, generator: Generator, purpose: int, every: int = 1) -> Optional[list[tf.Tensor]]:
         """The generator's noise maps for these examples, or for the first of every two; None without noise."""

@@ -15,6 +15,7 @@ Both optimizers then step on gradients taken at the same weights. Why pairs of n
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Optional
 
 import keras
@@ -24,7 +25,7 @@ from tcp_tf import blending, guards, losses, ops, optimizers
 from tcp_tf.autoencoder import AutoEncoder, build_encoder, build_generator
 from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
-from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
+from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
 from tcp_tf.objective import CONSISTENCY_TERMS, R1_TERMS, RECONSTRUCTION, Objective
 
@@ -302,14 +303,36 @@ class TCP(keras.Model):
         """The trunk's features of the pictures, and their codes.
 
         With `augment.content_colours` the contents are those of copies in other colours: what a content code knew of
-        colours would be of no use, so that they have to come with the style.
+        colours would be of no use, so that they have to come with the style. With `augment.swaps_start_kimg` a
+        swap of every two neighbours stands for both that it was made of: the first one's content is read from it, in a
+        look of its own for each kind of region, and the second one's style, on another layout.
         """
-        if not self.config.augment.content_colours:
+        augment = self.config.augment
+        if not augment.content_colours:
             features = self.encoder.trunk(images)
             return features, self.encoder.heads(features)
-        recoloured = ops.mix_colours(images, *draws.colour_maps())
-        features, others = tf.split(self.encoder.trunk(tf.concat([images, recoloured], axis=0)), 2)
-        return features, Codes(self.encoder.content_head(others), self.encoder.style_head(features))
+        if augment.colour_clusters:
+            recoloured = ops.mix_clusters(images, *draws.colour_clusters())
+        else:
+            recoloured = ops.mix_colours(images, *draws.colour_maps())
+        if augment.swaps_start_kimg is None:
+            features, others = tf.split(self.encoder.trunk(tf.concat([images, recoloured], axis=0)), 2)
+            return features, Codes(self.encoder.content_head(others), self.encoder.style_head(features))
+        features = self.encoder.trunk(images)
+        codes = self.encoder.heads(features)
+        started = self.step >= math.ceil(1000 * augment.swaps_start_kimg / self.config.data.batch_size)
+        first = tf.where(started, self._fixed_swaps(codes, draws), recoloured[::2])
+        others = self.encoder.trunk(interleaved(first, recoloured[1::2]))
+        second = tf.where(started, self.encoder.style_head(others[::2]), codes.style[1::2])
+        return features, Codes(self.encoder.content_head(others), interleaved(codes.style[::2], second))
+
+    def _fixed_swaps(self, codes: Codes, draws: Draws) -> tf.Tensor:
+        """Every first neighbour with the other's style, as pictures that no gradient goes through: `[N/2, R, R, 3]`."""
+        noise = draws.noise(self.generator, NOISE_COPY, every=2)
+        swaps = self.generator(
+            tf.stop_gradient(codes.content[::2]), tf.stop_gradient(ops.swap_pairs(codes.style)[::2]), noise
+        )
+        return tf.stop_gradient(tf.clip_by_value(swaps, -1.0, 1.0))
 
     def _fakes(self, codes: Codes, draws: Draws):
         """Reconstructions of every first neighbour and swaps of all, from one pass; and the swaps' noise."""
@@ -526,6 +549,11 @@ def mean_over_parts(
         return [number + 1, *(total + value / parts for total, value in zip(sums, values))]
 
     return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *like])[1:]
+
+
+def interleaved(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """First and second neighbours, `[N, ...]` each, in their places in the batch: `[2 N, ...]`."""
+    return tf.reshape(tf.stack([first, second], axis=1), [2 * first.shape[0], *first.shape[1:]])
 
 
 def sums(gradients: list[tf.Tensor], lazy: list[tf.Tensor]) -> list[tf.Tensor]:

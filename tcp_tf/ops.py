@@ -13,6 +13,7 @@ import tensorflow as tf
 
 SQRT2 = 2.0**0.5
 EPSILON = 1e-8
+CLUSTER_WIDTH = 0.05  # squared distance of colours at which a cluster's share falls to 1/e
 
 Padding = tuple[int, int]
 Side = Union[int, tf.Tensor]  # number of pixels, or a scalar tensor where it is not known yet
@@ -222,5 +223,34 @@ def mix_colours(images: tf.Tensor, maps: tf.Tensor, shares: tf.Tensor) -> tf.Ten
     )
     field = tf.einsum("hg,wf,ngfdc->nhwdc", rows, columns, maps)
     mapped = tf.einsum("nhwd,nhwdc->nhwc", images, field[..., :3, :]) + field[..., 3, :]
+    return _blended(images, mapped, shares)
+
+
+def mix_clusters(images: tf.Tensor, places: tf.Tensor, maps: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
+    """Blends each picture with affine maps of its colours, one for each cluster of them.
+
+    A cluster is what is near the mean colour of 3x3 pixels somewhere in the picture. A pixel belongs to all of them,
+    to each by a softmax of its colour's squared distance, so that regions are mapped one by one wherever they lie.
+
+    Args:
+        images: `[N, H, W, 3]` in [-1, 1].
+        places: `[N, K]` in [0, 1), where clusters have their centres: counted along the rows, as shares of all pixels.
+        maps: `[N, K, 4, 3]`; a colour's difference to the centre is a row times the first three rows, plus the fourth.
+        shares: `[N]`, of the mapped colours in the blend.
+    Returns:
+        `[N, H, W, 3]`, clipped to [-1, 1].
+    """
+    batch, height, width, _ = images.shape
+    colours, means = (tf.reshape(x, [batch, -1, 3]) for x in (images, tf.nn.avg_pool2d(images, 3, 1, "SAME")))
+    centres = tf.gather(means, tf.cast(places * (height * width), tf.int32), batch_dims=1)  # N K 3
+    near = 2.0 * tf.matmul(colours, centres, transpose_b=True) - tf.reduce_sum(centres**2, axis=-1)[:, None]
+    membership = tf.nn.softmax(near / CLUSTER_WIDTH)  # N HW K
+    offsets = maps[..., 3, :] - tf.einsum("nkd,nkdc->nkc", centres, maps[..., :3, :])
+    by_cluster = tf.einsum("npd,nkdc->npkc", colours, maps[..., :3, :]) + offsets[:, None]
+    mapped = tf.reshape(tf.reduce_sum(membership[..., None] * by_cluster, axis=2), images.shape)
+    return _blended(images, mapped, shares)
+
+
+def _blended(images: tf.Tensor, mapped: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
     share = shares[:, None, None, None]
     return tf.clip_by_value((1.0 - share) * images + share * mapped, -1.0, 1.0)

@@ -113,6 +113,8 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("loss: {d: {gan_real: 0}}", None, "loss.d: loss.g.gan_rec or loss.g.gan_swap needs a discriminator"),
         ("loss: {d: {gan_rec: 0}}", None, "loss.d: loss.g.gan_rec needs a discriminator that learns"),
         ("loss: {dp: {fake: 0}}", None, "loss.dp: loss.g.patch_gan needs a patch discriminator"),
+        ("augment: {colour_grid: 2, colour_clusters: 3}", None, "augment.colour_grid: colours are mixed by cluster"),
+        ("augment: {swaps_start_kimg: 1}", None, "augment.swaps_start_kimg: the other contents are of recoloured"),
         ("optimizer: {generator: {args: {learning_rate: 1}}}", None, "optimizer.generator.args.learning_rate: belongs"),
         ("[1, 2]", None, "refused.yaml: must hold keys and values, got a list"),
         ("a: [1", None, "refused.yaml: not YAML"),

@@ -10,7 +10,7 @@ from tcp_tf.autoencoder import build_generator
 from tcp_tf.config import Config
 from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 
-CONFIG = small_config("data.batch_size=8", "patches.crops=50", "augment.content_colours=0.5")
+CONFIG = small_config("data.batch_size=8", "patches.crops=50", "augment={content_colours: 0.5, colour_clusters: 3}")
 GENERATOR = build_generator(CONFIG)
 
 
@@ -20,7 +20,8 @@ def everything(config: Config, step: int, *positions: int) -> list[np.ndarray]:
     noise = draws.noise(GENERATOR, NOISE_SWAP)
     pairs = draws.noise(GENERATOR, NOISE_RECONSTRUCTION, every=2)
     assert noise is not None and pairs is not None
-    return [array.numpy() for array in (draws.boxes(3), draws.masks(), *draws.colour_maps(), *noise, *pairs)]
+    colours = *draws.colour_maps(), *draws.colour_clusters()[:2]
+    return [array.numpy() for array in (draws.boxes(3), draws.masks(), *colours, *noise, *pairs)]
 
 
 def test_replicas_see_their_rows_of_the_whole() -> None:
@@ -36,7 +37,7 @@ def test_steps_seeds_and_purposes_differ() -> None:
     for ours, same, *changed in zip(first, again, *others):
         np.testing.assert_array_equal(ours, same)
         assert not any(np.array_equal(ours, other) for other in changed)
-    noise = first[4:]
+    noise = first[6:]
     assert len({array.tobytes() for array in noise}) == len(noise), "no two layers share their noise"
 
 
@@ -69,6 +70,22 @@ def test_colour_maps() -> None:
     np.testing.assert_allclose(maps[..., 3, :].var(0), np.full((2, 2, 3), 0.09), rtol=0.15)
     flat = np.concatenate([maps.reshape(4096, 48), shares[:, None]], axis=1)
     assert np.abs(np.corrcoef(flat.T) - np.eye(49)).max() < 0.12
+
+
+def test_colour_clusters() -> None:
+    augment = "augment={content_colours: 0.5, least_colours: 0.2, colour_clusters: 2}"
+    many = small_config("data.batch_size=4096", augment)
+    draws = Draws(many, tf.constant(0, tf.int64), tf.range(4096))
+    places, maps, shares = (array.numpy() for array in draws.colour_clusters())
+    assert places.shape == (4096, 2) and maps.shape == (4096, 2, 4, 3)
+    np.testing.assert_array_equal(shares, draws.colour_maps()[1])
+    assert places.min() >= 0.0 and places.max() < 1.0
+    np.testing.assert_allclose(places.mean(0), [0.5, 0.5], atol=0.02)
+    np.testing.assert_allclose(maps.mean(0), np.zeros((2, 4, 3)), atol=0.06)
+    np.testing.assert_allclose(maps[..., :3, :].var(0), np.full((2, 3, 3), 1 / 3), rtol=0.15)
+    np.testing.assert_allclose(maps[..., 3, :].var(0), np.full((2, 3), 0.36), rtol=0.15)
+    flat = np.concatenate([maps.reshape(4096, 24), places, shares[:, None]], axis=1)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(27)).max() < 0.12
 
 
 def test_no_noise() -> None:

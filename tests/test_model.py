@@ -20,7 +20,7 @@ from small import Noise, enliven, kind, label, relative_difference, small_batch,
 from tcp_tf import blending, losses, ops, run_dir, training
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
-from tcp_tf.draws import NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
+from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.model import TCP
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -330,6 +330,35 @@ def test_the_autoencoder_learns_alone_until_the_adversaries_start() -> None:
     gradients, _ = tf.function(model.gradients, autograph=False)(batch)
     assert relative_difference(gradients["g"], wanted) < 1e-5
     assert not any(np.any(gradient) for gradient in gradients["d"])
+
+
+def test_codes_of_swaps_start_when_told() -> None:
+    """One step of 4 pictures without them; then every first content and every second style is that of a fixed swap."""
+    settings = ("augment={content_colours: 0.5, colour_clusters: 2}", "loss.gan_start_kimg=1")
+    model, plain = make(*settings, "augment.swaps_start_kimg=0.004"), make(*settings)
+    batch = small_batch(model.config)
+    images = batch["image"]
+    features, codes = model._encode(images, Draws(model.config, model.step, batch["position"]))
+    expected_features, expected = plain._encode(images, Draws(plain.config, plain.step, batch["position"]))
+    for ours, theirs in zip((features, *codes), (expected_features, *expected)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    model.step.assign(1)
+    draws = Draws(model.config, model.step, batch["position"])
+    content, style = model.encoder(images)
+    noise = draws.noise(model.generator, NOISE_COPY, every=2)
+    swaps = tf.clip_by_value(model.generator(content[::2], style[1::2], noise), -1.0, 1.0)
+    recoloured = ops.mix_clusters(images, *draws.colour_clusters())
+    with tf.GradientTape() as tape:
+        copies = tf.stack([swaps[0], recoloured[1], swaps[1], recoloured[3]])
+        content, styles = model.encoder(copies).content, (model.encoder(images).style, model.encoder(swaps).style)
+        style = tf.stack([styles[0][0], styles[1][0], styles[0][2], styles[1][1]])
+        decoded = model.generator(content, style, draws.noise(model.generator, NOISE_RECONSTRUCTION))
+        objective = model.objective.weights["g/l1"] * tf.reduce_mean(tf.abs(decoded - images))
+    wanted = tape.gradient(objective, model.generator_side, unconnected_gradients="zero")
+    model.warming_up = True
+    gradients, _ = tf.function(model.gradients, autograph=False)(batch)
+    assert relative_difference(gradients["g"], wanted) < 1e-5
 
 
 def test_keras_fits_through_both_phases() -> None:

@@ -161,6 +161,26 @@ def test_colours_are_mixed_otherwise_elsewhere() -> None:
     np.testing.assert_allclose(field.std(0), np.full((8, 8, 3), 0.1), rtol=0.06)
 
 
+def test_regions_are_mixed_each_by_itself() -> None:
+    """Two colours in two halves, a cluster in each: every region has its cluster's new colour and contrast."""
+    ripple = np.where(np.arange(6) % 2, 0.01, -0.01)[:, None, None]
+    picture = np.full((6, 8, 3), 0.7, np.float32)
+    picture[:, 4:] = [-0.6, 0.1, -0.2]
+    images = tf.constant((picture + ripple)[None].repeat(2, axis=0), tf.float32)
+    places = tf.constant([[0.0, 0.999], [0.999, 0.0]])  # the first pixel, in the left half, and the last, in the right
+    maps = tf.constant([[[*np.eye(3) * -2.0, [0.3, 0.2, 0.1]], [*np.zeros((3, 3)), [-0.5, 0.0, 0.5]]]] * 2, tf.float32)
+    mixed = ops.mix_clusters(images, places, maps, tf.ones([2])).numpy()
+    for number, (inverted, flat) in enumerate([(slice(0, 4), slice(4, 8)), (slice(4, 8), slice(0, 4))]):
+        np.testing.assert_allclose(mixed[number, :, flat], np.broadcast_to([-0.5, 0.0, 0.5], (6, 4, 3)), atol=1e-4)
+        lines = mixed[number, 1:, inverted] - mixed[number, :-1, inverted]
+        np.testing.assert_allclose(np.abs(lines), np.full((5, 4, 3), 0.04), atol=1e-4)
+        # The centre is a mean over two or three lines, so it may be off the region's by the ripple.
+        np.testing.assert_allclose(mixed[number, :, inverted].mean((0, 1)), [0.3, 0.2, 0.1], atol=0.021)
+    half = ops.mix_clusters(images, places, maps, tf.fill([2], 0.5)).numpy()
+    np.testing.assert_allclose(half, (images + mixed) / 2, atol=1e-6)
+    np.testing.assert_array_equal(ops.mix_clusters(images, places, maps, tf.zeros([2])), images)
+
+
 def test_interpolation_rows_sum_to_one() -> None:
     rows = ops.interpolation_matrix(tf.constant([-3.0, 2.5, 7.0]), tf.constant([4.0, 3.3, -7.0]), 8, 6)
     assert rows.shape == (3, 6, 8)

@@ -246,6 +246,9 @@ class TrainConfig(Section):
     """How long, and what is written when. Training is counted in kimg: thousands of real pictures seen."""
 
     kimg: float = knob(25000.0, "length of the training", "kimg", gt=0)
+    start_from: Optional[str] = knob(
+        None, "a run directory, or `pretrained/...`, whose averaged encoder and generator a new training begins with"
+    )
     tick_kimg: float = knob(4.0, "one line of metrics every so often", "kimg", gt=0)
     grid_kimg: float = knob(100.0, "picture grids every so often", "kimg", gt=0)
     checkpoint_kimg: float = knob(100.0, "a checkpoint every so often", "kimg", gt=0)

@@ -159,6 +159,9 @@ def train(config: Config, directory: Path, log: Callable[[str], None] = print) -
                 log(f"{directory}: {line}")
             manager.facts["rollbacks"] = int(known.get("rollbacks", 0))
             log(f"resumed from {manager.latest_checkpoint}")
+        elif config.train.start_from:
+            take_averages(model, config.train.start_from)
+            log(f"begins with the encoder and generator of {config.train.start_from}")
         if worker.is_chief:
             with callbacks.writing(directory / run_dir.CONFIG):
                 run_dir.write_config(directory, config)
@@ -195,6 +198,25 @@ def restore(manager: checkpoints.Manager, prefix: str) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{prefix}: does not fit this configuration: {reason}") from error
     return checkpoints.facts(prefix)
+
+
+def take_averages(model: TCP, directory: str) -> None:
+    """Gives encoder and generator, and their averages, the averaged weights of another run; nothing else of it.
+
+    Raises:
+        ValueError: there is no such run, or its networks have other sizes.
+    """
+    autoencoder, config = run_dir.load_autoencoder(directory)
+    takers = (model.encoder, model.encoder_ema, model.generator, model.generator_ema)
+    givers = (autoencoder.encoder, autoencoder.encoder, autoencoder.generator, autoencoder.generator)
+    pairs = list(zip(takers, givers))
+    if any([w.shape for w in taker.weights] != [w.shape for w in giver.weights] for taker, giver in pairs):
+        theirs, ours = (dict(configuration.flat(each)) for each in (config, model.config))
+        others = [f"{key} {theirs[key]}" for key in ours if key.startswith("model.") and theirs[key] != ours[key]]
+        raise ValueError(f"train.start_from: {directory} has networks of other sizes: {', '.join(others)}")
+    for taker, giver in pairs:
+        for target, source in zip(taker.weights, giver.weights):
+            target.assign(source)
 
 
 def fit(

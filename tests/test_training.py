@@ -32,6 +32,7 @@ from small import SETTINGS, TINY, checkpoint_arrays, small_config
 
 import train
 from tcp_tf import callbacks, checkpoints, run_dir, training
+from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.model import TCP
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +122,7 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["replicas=3", "data.batch_size=6"], "replicas: 3 asked for, 2 found"),
         (["replicas=['GPU:7']"], "replicas: no device 'GPU:7'; found: "),
         (["data.source=folder:/nowhere"], "/nowhere"),
+        (["train.start_from=/nowhere"], "/nowhere: not a run directory"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
@@ -132,6 +134,26 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("train.py: ")]
     assert len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_training_starts_from_another_model(tmp_path: Path) -> None:
+    config = small_config()
+    other = AutoEncoder.from_config(config)
+    run_dir.write_config(tmp_path, config)
+    run_dir.write_averages(tmp_path, other)
+    model = TCP(config)
+    training.take_averages(model, str(tmp_path))
+    taken = [*model.encoder.weights, *model.generator.weights, *model.encoder_ema.weights, *model.generator_ema.weights]
+    given = 2 * [*other.encoder.weights, *other.generator.weights]
+    assert len(taken) == len(given)
+    for target, source in zip(taken, given):
+        np.testing.assert_array_equal(target, source)
+    larger = TCP(small_config("model.style_dim=24"))
+    before = [weight.numpy() for weight in larger.weights]
+    with pytest.raises(ValueError, match="networks of other sizes: model.style_dim 16$"):
+        training.take_averages(larger, str(tmp_path))
+    for weight, old in zip(larger.weights, before):
+        np.testing.assert_array_equal(weight, old)
 
 
 def logger(tmp_path: Path, model: TCP, start_step: int = 0) -> callbacks.Metrics:

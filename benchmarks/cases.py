@@ -18,10 +18,10 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks import flops, measuring
-from benchmarks.children import CEILING, INFERENCE, PIPELINE, SERVED, STEP, TRAINING, Request
+from benchmarks.children import CEILING, DECODE, ENCODE, INFERENCE, PIPELINE, SERVED, STEP, TRAINING, Request
 from export import savedmodel, signatures
+from tcp_tf import answers, data, metrics, sources, training, winograd
 from tcp_tf import config as configuration
-from tcp_tf import data, sources, training, winograd
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
@@ -119,28 +119,55 @@ def random_images(count: int, side: int, seed: int) -> tf.Tensor:
 
 
 def inference(config: Config, request: Request) -> dict[str, Any]:
-    """Encode, decode or masked blend of a batch, as one traced function of fixed shapes."""
-    autoencoder, batch = AutoEncoder.from_config(config), request.batch
-    side = config.data.resolution
-    function: Any
-    inputs: tuple[tf.Tensor, ...]
-    if request.case == "encode":
-        function, inputs = autoencoder.encode, (random_images(batch, side, 1),)
-    elif request.case == "decode":
-        place = side // autoencoder.stride
-        content = tf.random.stateless_normal([batch, place, place, config.model.content_dim], [2, 0])
-        style = tf.random.stateless_normal([batch, config.model.style_dim], [3, 0])
-        function, inputs = autoencoder.decode, (content, style)
-    else:
-        strategy = request.case.partition("/")[2]
-        inputs = edits(batch, request.regions, side)
+    """Encode, decode or masked blend of a batch, as one traced function of fixed shapes.
 
-        def function(images: tf.Tensor, looks: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
-            return autoencoder.masked_blend(images, looks, masks, strategy=strategy)
-
+    In less than float32, pictures have `psnr_to_float32`: how near they come to what the same weights give in float32.
+    """
+    autoencoder = AutoEncoder.from_config(config)
+    function, inputs = inference_call(autoencoder, config, request)
     concrete = tf.function(function, autograph=False).get_concrete_function(*inputs)
     result = timed(lambda: concrete(*inputs), request.seconds)
-    return {**result, "images": batch, "flops": asked_flops(function, *inputs), "peak_bytes": peak_bytes()}
+    result = {**result, "images": request.batch, "flops": asked_flops(function, *inputs), "peak_bytes": peak_bytes()}
+    if keras.mixed_precision.global_policy().compute_dtype != "float32" and request.case != ENCODE:
+        result["psnr_to_float32"] = psnr_to_float32(autoencoder, config, request)
+    return result
+
+
+def inference_call(
+    autoencoder: AutoEncoder, config: Config, request: Request
+) -> tuple[Callable[..., Any], tuple[tf.Tensor, ...]]:
+    """What a case of inference calls, and with what."""
+    batch, side = request.batch, config.data.resolution
+    if request.case == ENCODE:
+        return autoencoder.encode, (random_images(batch, side, 1),)
+    if request.case == DECODE:
+        place = side // autoencoder.stride
+        content = tf.random.stateless_normal([batch, place, place, config.model.content_dim], [2, 0])
+        return autoencoder.decode, (content, tf.random.stateless_normal([batch, config.model.style_dim], [3, 0]))
+    strategy = request.case.partition("/")[2]
+
+    def blend(images: tf.Tensor, looks: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+        return autoencoder.masked_blend(images, looks, masks, strategy=strategy)
+
+    return blend, edits(batch, request.regions, side)
+
+
+def psnr_to_float32(autoencoder: AutoEncoder, config: Config, request: Request) -> float:
+    """In dB, the mean over the pictures as they are shown."""
+    function, inputs = inference_call(autoencoder, config, request)
+    coarse = answers.shown(np.asarray(function(*inputs), np.float32))
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    try:
+        exact = AutoEncoder.from_config(config)
+        for ours, theirs in ((exact.encoder, autoencoder.encoder), (exact.generator, autoencoder.generator)):
+            for target, source in zip(ours.weights, theirs.weights):
+                target.assign(source)
+        function, inputs = inference_call(exact, config, request)
+        fine = answers.shown(function(*inputs).numpy())
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    return float(np.mean(metrics.psnr(coarse, fine)))
 
 
 def asked_flops(function: Callable[..., Any], *inputs: tf.Tensor) -> int:

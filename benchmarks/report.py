@@ -114,6 +114,11 @@ def speed_section(results: dict[str, Any]) -> Iterator[str]:
                 f"\n`{result['case']}` at batch {result['batch']} takes {result['times_in_process']:.2f} times as long "
                 "as the same function in the process, measured in turns."
             )
+        if "psnr_to_float32" in result:
+            yield (
+                f"\nPictures of `{result['case']}` at batch {result['batch']} are within "
+                f"{result['psnr_to_float32']:.1f} dB (PSNR) of those that the same weights give in float32."
+            )
         if "phases" in result:
             phases = ", ".join(
                 f"{name} {speed.duration(phase['median_s'])} ({speed.giga(phase['flops'])} GFLOP, {phase['share']:.1%})"

@@ -3,7 +3,8 @@
     python -m tcp_tf.publish --run-dir runs/NAME --output pretrained/NAME --note "how it was made"
 
 What comes out has a run directory's shape and is taken wherever one is: by the editor, the evaluation, the export. The
-card holds the whole evaluation, so that anyone can measure it again. A training cannot be continued from it.
+card holds the whole evaluation, so that anyone can measure it again. No training goes on from it, but a new one can
+begin with its networks (`train.start_from`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -101,6 +102,15 @@ def tiny_request(case: str, **others: Any) -> Request:
 def test_inference_cases(case: str) -> None:
     result = cases.run(tiny_request(case, regions=2))
     assert result["images"] == 2 and result["flops"] > 0 and result["median_s"] > 0 and result["peak_bytes"] > 2**20
+
+
+def test_pictures_in_bfloat16_are_compared_with_float32() -> None:
+    try:
+        result = cases.run(Request("decode", str(TINY), [*SETTINGS, "mixed_precision=mixed_bfloat16"], seconds=0.01))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert 30 < result["psnr_to_float32"] < 70
+    assert "psnr_to_float32" not in cases.run(tiny_request("decode"))
 
 
 @pytest.mark.slow

@@ -98,6 +98,8 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
         whole = tf.reshape(tf.transpose(tiled, [2, 3, 0, 4, 1, 5]), [-1, TILE * rows, TILE * columns, filters])
         return whole[:, :height, :width]
 
+    if maps.shape[:3].num_elements() is None:
+        return _in_turn_by_loop(convolved, maps, filters)
     return tf.concat(_in_turn(convolved, maps), axis=0)
 
 
@@ -128,7 +130,7 @@ def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Te
 def _in_turn(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> list[tf.Tensor]:
     """What the function makes of some pictures at a time, one part after the other: tiles take 9/4 of their maps."""
     first, widest = batches[0].shape, max(batch.shape[3] for batch in batches)
-    if first[:3].num_elements() is None:
+    if first[:3].num_elements() is None:  # of gradients, which nobody takes where memory is short
         return [function(*batches)]
     share = max(1, PART // (first[1] * first[2] * widest))
     results: list[tf.Tensor] = []
@@ -137,6 +139,20 @@ def _in_turn(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> list[tf
             part = [tf.identity(batch[start : start + share]) for batch in batches]
         results.append(function(*part))
     return results
+
+
+def _in_turn_by_loop(function: Callable[[tf.Tensor], tf.Tensor], maps: tf.Tensor, filters: int) -> tf.Tensor:
+    """The same for maps whose number or size is not known before, as in served graphs, put together again."""
+    batch, height, width, channels = tf.unstack(tf.shape(maps))
+    share = tf.maximum(1, PART // (height * width * channels))
+    parts = tf.maximum(1, -(-batch // share))  # an empty batch is one part
+    results = tf.TensorArray(maps.dtype, parts, infer_shape=False, element_shape=[None, None, None, filters])
+
+    def one(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        part = maps[number * share : (number + 1) * share]
+        return number + 1, results.write(number, function(tf.ensure_shape(part, [None, *maps.shape[1:]])))
+
+    return tf.while_loop(lambda number, _: number < parts, one, [0, results], parallel_iterations=1)[1].concat()
 
 
 def _tiles(side: ops.Side) -> ops.Side:

@@ -72,14 +72,23 @@ def test_parts_of_a_batch_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     assert_same(derivatives(lambda x, k: gradients.wide_conv(x, k, 1), maps, kernel), whole)
 
 
-def test_sizes_that_are_not_known_before() -> None:
+@pytest.mark.parametrize("part", [winograd.PART, 2 * 8 * 8 * 5])
+def test_sizes_that_are_not_known_before(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pictures at once, or two or one at a time."""
+    monkeypatch.setattr(winograd, "PART", part)
     kernel = draw(3, 3, 5, 4)
     function = tf.function(
         lambda maps: winograd.conv(maps, kernel, 1), input_signature=[tf.TensorSpec([None, None, None, 5])]
     )
-    for shape in ((1, 8, 8, 5), (3, 5, 10, 5)):
+    for shape in ((1, 8, 8, 5), (5, 8, 8, 5), (3, 5, 20, 5), (0, 8, 8, 5)):
         maps = draw(*shape)
         np.testing.assert_allclose(function(maps), exact(maps, kernel, 1), atol=1e-4)
+    gradient = tf.function(
+        lambda maps, pulls: winograd.kernel_gradient(maps, pulls, 1),
+        input_signature=[tf.TensorSpec([None, None, None, 5]), tf.TensorSpec([None, None, None, 4])],
+    )
+    maps, pulls = draw(3, 8, 8, 5), draw(3, 8, 8, 4)
+    np.testing.assert_allclose(gradient(maps, pulls), winograd.kernel_gradient(maps, pulls, 1), atol=1e-4)
 
 
 def test_where_it_pays() -> None:

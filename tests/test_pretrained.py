@@ -21,7 +21,7 @@ def test_it_is_small_and_its_card_holds_its_evaluation() -> None:
     assert evaluate.table(report) in (MODEL / "README.md").read_text(encoding="utf-8")
     measures = report["measures"]
     best = max(measures[f"{name}/psnr"]["mean"] for name in ("content_image", "style_image", "colour_transfer"))
-    assert measures["swap/psnr"]["mean"] > best + 1.0
+    assert measures["swap/psnr"]["mean"] > best + 2.0
 
 
 def test_it_scores_what_its_card_says() -> None:

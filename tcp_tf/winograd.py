@@ -152,7 +152,12 @@ def _in_turn_by_loop(function: Callable[[tf.Tensor], tf.Tensor], maps: tf.Tensor
         part = maps[number * share : (number + 1) * share]
         return number + 1, results.write(number, function(tf.ensure_shape(part, [None, *maps.shape[1:]])))
 
-    return tf.while_loop(lambda number, _: number < parts, one, [0, results], parallel_iterations=1)[1].concat()
+    def loop() -> tf.Tensor:
+        return tf.while_loop(lambda number, _: number < parts, one, [0, results], parallel_iterations=1)[1].concat()
+
+    # Where all fit into one part, nothing is copied to be put together.
+    whole = tf.cond(parts > 1, loop, lambda: function(maps))
+    return tf.ensure_shape(whole, [*maps.shape[:1], None, None, filters])
 
 
 def _tiles(side: ops.Side) -> ops.Side:

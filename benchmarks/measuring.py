@@ -70,9 +70,10 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """The CPU's model as its maker names it."""
+    """The CPU's model as its maker names it, with family and model number: a name alone can mean several generations."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
-    except (OSError, StopIteration):
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return f"{told['model name']} (family {told['cpu family']}, model {told['model']})"
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()

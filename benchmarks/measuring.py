@@ -70,7 +70,7 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """The CPU's model as its maker names it, with family and model number: a name alone can mean several generations."""
+    """The CPU's model as its maker names it, with family and model: the name can mean several generations."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -209,7 +209,7 @@ def take_averages(model: TCP, directory: str) -> None:
     autoencoder, config = run_dir.load_autoencoder(directory)
     takers = (model.encoder, model.encoder_ema, model.generator, model.generator_ema)
     givers = (autoencoder.encoder, autoencoder.encoder, autoencoder.generator, autoencoder.generator)
-    pairs = list(zip(takers, givers))
+    pairs: list[tuple[Any, Any]] = list(zip(takers, givers))
     if any([w.shape for w in taker.weights] != [w.shape for w in giver.weights] for taker, giver in pairs):
         theirs, ours = (dict(configuration.flat(each)) for each in (config, model.config))
         others = [f"{key} {theirs[key]}" for key in ours if key.startswith("model.") and theirs[key] != ours[key]]

@@ -569,4 +569,5 @@ def test_two_replicas_are_one_in_mixed_bfloat16(tmp_path: Path) -> None:
             for model in (one, two)
         ]
         assert all(np.isfinite(change).all() for change in ways[1]) and any(np.any(change) for change in ways[0])
-        assert relative_difference(ways[1], ways[0]) < 0.05
+        # Rounding makes 0.02 to 0.07, by the CPU; a sum in a mean's place would make 1.
+        assert relative_difference(ways[1], ways[0]) < 0.15

@@ -88,7 +88,8 @@ def where(results: dict[str, Any]) -> str:
     device = ", ".join(ceiling["gpus"]) if ceiling["gpus"] else f"{ceiling['cpu']}, {ceiling['cores']} cores"
     settings = "".join(f", `{override}`" for override in results["overrides"])
     allocator = f", allocator {results['allocator']}" if "allocator" in results else ""
-    return f"{device}; TensorFlow {ceiling['tensorflow']}; `{results['config']}`{settings}{allocator}."
+    note = f" {results['note']}" if "note" in results else ""  # by hand: what the measurement does not know of itself
+    return f"{device}; TensorFlow {ceiling['tensorflow']}; `{results['config']}`{settings}{allocator}.{note}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tcp_tf import ops, winograd
 
+SIDE_FROM = 8  # of maps; with smaller ones, TensorFlow's gradients are as fast
 MATRIX_PRODUCTS_FROM = 64  # channels; with fewer, TensorFlow's gradient of a strided kernel is as fast
 
 
@@ -28,34 +29,81 @@ def leaky_relu(values: tf.Tensor, slope: float) -> tf.Tensor:
     return activate(values)
 
 
-def wide_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
-    """`winograd.conv`, with its arguments; so are its gradients."""
+def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
+    """Convolution of stride 1, by minimal filtering where that pays; its gradients are made in the same way.
+
+    On a CPU, TensorFlow's gradient of narrow maps takes up to three times as long as the convolution that it is.
+
+    Args:
+        maps: `[N, H, W, Cin]`.
+        kernel: `[k, k, Cin, Cout]`; if `transposed`, `[k, k, Cout, Cin]`, and read from its last tap to its first.
+        padding: zeros on each side, less than k.
+    Returns:
+        `[N, H + 2 padding - k + 1, W + 2 padding - k + 1, Cout]`.
+    """
+    reach = kernel.shape[0] - 1
 
     @tf.custom_gradient
     def convolve(maps: tf.Tensor, kernel: tf.Tensor):
         def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             large, small = (gradient, maps) if transposed else (maps, gradient)
             return (
-                wide_conv(gradient, kernel, 2 - padding, not transposed),
-                wide_kernel_gradient(large, small, 2 - padding if transposed else padding),
+                conv(gradient, kernel, reach - padding, not transposed),
+                kernel_gradient(large, small, reach - padding if transposed else padding, kernel.shape[0]),
             )
 
-        return winograd.conv(maps, kernel, padding, transposed), gradients
+        return _conv(maps, kernel, padding, transposed), gradients
 
+    sides = maps.shape[1:3].as_list()
+    if None not in sides and min(sides) < SIDE_FROM or tf.config.list_logical_devices("GPU"):
+        return _conv(maps, kernel, padding, transposed)
     return convolve(maps, kernel)
 
 
-def wide_kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int) -> tf.Tensor:
-    """`winograd.kernel_gradient`, with its arguments; its gradients are convolutions."""
+def _conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool) -> tf.Tensor:
+    if winograd.pays(maps, kernel.shape):
+        return winograd.conv(maps, kernel, padding, transposed)
+    if transposed:
+        with tf.control_dependencies([maps]):  # not all kernels at the start of a step
+            kernel = tf.transpose(tf.reverse(kernel, axis=[0, 1]), [0, 1, 3, 2])
+    return ops.conv(maps, kernel, padding=(padding, padding))
+
+
+def kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int, size: int) -> tf.Tensor:
+    """The gradient of `sum(pulls * conv(maps, kernel, padding))` with respect to the kernel.
+
+    Args:
+        maps: `[N, H, W, Cin]`.
+        pulls: `[N, H + 2 padding - size + 1, W + 2 padding - size + 1, Cout]`.
+    Returns:
+        `[size, size, Cin, Cout]`.
+    """
 
     @tf.custom_gradient
     def correlate(maps: tf.Tensor, pulls: tf.Tensor):
         def gradients(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return wide_conv(pulls, kernel, 2 - padding, transposed=True), wide_conv(maps, kernel, padding)
+            return conv(pulls, kernel, size - 1 - padding, transposed=True), conv(maps, kernel, padding)
 
-        return winograd.kernel_gradient(maps, pulls, padding), gradients
+        return _kernel_gradient(maps, pulls, padding, size), gradients
 
     return correlate(maps, pulls)
+
+
+def _kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int, size: int) -> tf.Tensor:
+    shape = [size, size, maps.shape[3], pulls.shape[3]]
+    if winograd.pays(maps, shape):
+        return winograd.kernel_gradient(maps, pulls, padding)
+    if size == 1:
+        rows = (tf.reshape(each, [-1, each.shape[3]]) for each in (maps, pulls))
+        return tf.reshape(tf.matmul(*rows, transpose_a=True), shape)
+    same = 2 * padding == size - 1
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=maps if same else ops.pad(maps, (padding, padding)),
+        filter_sizes=shape,
+        out_backprop=pulls,
+        strides=[1, 1, 1, 1],
+        padding="SAME" if same else "VALID",
+    )
 
 
 @tf.custom_gradient
@@ -70,7 +118,7 @@ def conv_down(maps: tf.Tensor, kernel: tf.Tensor):
     """
 
     def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return conv_up(gradient, kernel, *maps.shape[1:3]), kernel_gradient(maps, gradient, kernel.shape[0])
+        return conv_up(gradient, kernel, *maps.shape[1:3]), strided_kernel_gradient(maps, gradient, kernel.shape[0])
 
     return tf.nn.conv2d(maps, kernel, 2, padding="VALID"), gradients
 
@@ -89,14 +137,14 @@ def conv_up(maps: tf.Tensor, kernel: tf.Tensor, height: int, width: int) -> tf.T
     @tf.custom_gradient
     def convolve(maps: tf.Tensor, kernel: tf.Tensor):
         def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return conv_down(gradient, kernel), kernel_gradient(gradient, maps, kernel.shape[0])
+            return conv_down(gradient, kernel), strided_kernel_gradient(gradient, maps, kernel.shape[0])
 
         return ops.conv_up(maps, kernel, height, width), gradients
 
     return convolve(maps, kernel)
 
 
-def kernel_gradient(large: tf.Tensor, small: tf.Tensor, size: int) -> tf.Tensor:
+def strided_kernel_gradient(large: tf.Tensor, small: tf.Tensor, size: int) -> tf.Tensor:
     """The gradient of `sum(small * conv_down(large, kernel))` with respect to the kernel.
 
     On a CPU as one matrix product per place in the kernel: places of the same parity read the same quarter of the

@@ -218,9 +218,11 @@ def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor
 
 def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
     """Convolution of stride 1, as `ops.conv`, by the way that is fastest here."""
-    if not winograd.pays(maps, kernel):
-        return ops.conv(maps, kernel, padding=padding)
-    return (gradients.wide_conv if trained else winograd.conv)(maps, kernel, padding[0])
+    if trained:
+        return gradients.conv(maps, kernel, padding[0])
+    if winograd.pays(maps, kernel.shape):
+        return winograd.conv(maps, kernel, padding[0])
+    return ops.conv(maps, kernel, padding=padding)
 
 
 def bias_and_activate(

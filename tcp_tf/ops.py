@@ -61,7 +61,7 @@ def reflect(images: tf.Tensor, padding: Padding) -> tf.Tensor:
 
 
 def conv(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1, padding: Padding = (0, 0)) -> tf.Tensor:
-    """Convolution of maps padded with zeros; those that keep the size are left to it, which then makes no padded copy.
+    """Convolution of maps padded with zeros, which are left to it: it makes no padded copy.
 
     Args:
         images: `[N, H, W, Cin]`.
@@ -73,7 +73,9 @@ def conv(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1, padding: Padding
     half = kernel.shape[0] // 2
     if padding == (half, half) and kernel.shape[0] % 2 and stride == 1:
         return tf.nn.conv2d(images, kernel, stride, padding="SAME")
-    return tf.nn.conv2d(pad(images, padding), kernel, stride, padding="VALID")
+    if padding == (0, 0):
+        return tf.nn.conv2d(images, kernel, stride, padding="VALID")
+    return tf.nn.conv2d(images, kernel, stride, padding=[[0, 0], list(padding), list(padding), [0, 0]])
 
 
 def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float = 1.0, stride: int = 1) -> tf.Tensor:

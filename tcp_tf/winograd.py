@@ -5,14 +5,14 @@ mapped to 36 numbers, multiplied number by number, summed over the input channel
 matrix products too, so any points of interpolation cost the same, and those that round best were searched for: the
 error is some 2e-6 of the result's norm with 512 channels, where the usual points 0, 1, -1, 2, -2 leave 5e-6.
 
-Everything is N H W C and float32. Do not differentiate through these: `gradients.wide_conv` gives the same with the
+Everything is N H W C and float32. Do not differentiate through these: `gradients.conv` gives the same with the
 gradients that are convolutions of this kind again.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 import numpy as np
@@ -58,16 +58,18 @@ def plain() -> Iterator[None]:
         _allowed = before
 
 
-def pays(maps: tf.Tensor, kernel: tf.Tensor) -> bool:
+def pays(maps: tf.Tensor, kernel: Sequence[int]) -> bool:
     """Whether this convolution of stride 1 is worth it here: wide 3x3 in float32, large maps, on the CPU.
+
+    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`.
 
     What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
     """
     known = maps.shape[:3].num_elements()
     return (
         _allowed
-        and tuple(kernel.shape[:2]) == (TAPS, TAPS)
-        and min(kernel.shape[2:]) >= CHANNELS_FROM
+        and tuple(kernel[:2]) == (TAPS, TAPS)
+        and min(kernel[2:]) >= CHANNELS_FROM
         and maps.dtype == tf.float32
         and (known is None or known >= POSITIONS_FROM)
         and not tf.config.list_logical_devices("GPU")

@@ -29,6 +29,46 @@ def test_nothing_of_a_gradient_needs_what_came_into_the_activation() -> None:
     assert found and all(op.inputs[1].op.type == "StopGradient" for op in found)
 
 
+LARGE, SMALL = (gradients.SIDE_FROM, gradients.SIDE_FROM + 3), (gradients.SIDE_FROM - 1, gradients.SIDE_FROM)
+
+
+def plain_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> tf.Tensor:
+    return tf.nn.conv2d(tf.pad(maps, [[0, 0], [padding, padding], [padding, padding], [0, 0]]), kernel, 1, "VALID")
+
+
+@pytest.mark.parametrize("sides", [LARGE, SMALL])
+@pytest.mark.parametrize(("size", "padding"), [(1, 0), (3, 0), (3, 1), (3, 2), (4, 1), (5, 2)])
+def test_convolutions(size: int, padding: int, sides: tuple[int, int]) -> None:
+    maps, kernel = draw(2, *sides, 4), draw(size, size, 4, 3) / size
+    expected = derivatives(lambda x, k: plain_conv(x, k, padding), maps, kernel)
+    assert_same(derivatives(lambda x, k: gradients.conv(x, k, padding), maps, kernel), expected)
+    pulls = draw(*expected[0].shape, seed=1)
+
+    def plain_gradient(maps: tf.Tensor, pulls: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            total = tf.reduce_sum(plain_conv(maps, kernel, padding) * pulls)
+        return tape.gradient(total, kernel)
+
+    assert_same(
+        derivatives(lambda x, g: gradients.kernel_gradient(x, g, padding, size), maps, pulls),
+        derivatives(plain_gradient, maps, pulls),
+    )
+
+
+@pytest.mark.parametrize(("sides", "plain"), [(LARGE, 0), (SMALL, 1)])
+def test_the_gradient_of_maps_is_a_convolution(sides: tuple[int, int], plain: int) -> None:
+    @tf.function
+    def gradient(maps: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            total = tf.reduce_sum(gradients.conv(maps, draw(3, 3, 4, 4), 1) ** 2)
+        return tape.gradient(total, maps)
+
+    operations = gradient.get_concrete_function(tf.TensorSpec([2, *sides, 4])).graph.get_operations()
+    assert sum(op.type == "Conv2DBackpropInput" for op in operations) == plain
+
+
 @pytest.mark.parametrize("channels", [gradients.MATRIX_PRODUCTS_FROM - 1, gradients.MATRIX_PRODUCTS_FROM])
 @pytest.mark.parametrize(("size", "height", "width"), [(3, 9, 7), (3, 8, 10), (1, 5, 6), (4, 9, 8)])
 def test_strided_convolutions(channels: int, size: int, height: int, width: int) -> None:
@@ -44,7 +84,7 @@ def test_strided_convolutions(channels: int, size: int, height: int, width: int)
 @pytest.mark.parametrize(("channels", "products"), [(gradients.MATRIX_PRODUCTS_FROM, 9), (8, 0)])
 def test_wide_maps_take_matrix_products(channels: int, products: int) -> None:
     inputs = tf.TensorSpec([2, 9, 9, channels]), tf.TensorSpec([2, 4, 4, 5])
-    graph = tf.function(lambda a, b: gradients.kernel_gradient(a, b, 3)).get_concrete_function(*inputs).graph
+    graph = tf.function(lambda a, b: gradients.strided_kernel_gradient(a, b, 3)).get_concrete_function(*inputs).graph
     assert sum(op.type == "MatMul" for op in graph.get_operations()) == products
 
 

@@ -56,13 +56,13 @@ def test_convolutions(size: int, padding: int, sides: tuple[int, int]) -> None:
     )
 
 
-@pytest.mark.parametrize(("sides", "plain"), [(LARGE, 0), (SMALL, 1)])
-def test_the_gradient_of_maps_is_a_convolution(sides: tuple[int, int], plain: int) -> None:
+@pytest.mark.parametrize(("sides", "padding", "plain"), [(LARGE, 0, 0), (SMALL, 1, 0), (SMALL, 0, 1)])
+def test_the_gradient_of_maps_is_a_convolution(sides: tuple[int, int], padding: int, plain: int) -> None:
     @tf.function
     def gradient(maps: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(maps)
-            total = tf.reduce_sum(gradients.conv(maps, draw(3, 3, 4, 4), 1) ** 2)
+            total = tf.reduce_sum(gradients.conv(maps, draw(3, 3, 4, 4), padding) ** 2)
         return tape.gradient(total, maps)
 
     operations = gradient.get_concrete_function(tf.TensorSpec([2, *sides, 4])).graph.get_operations()

@@ -56,7 +56,8 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
 
     sides = maps.shape[1:3].as_list()
     shrunk = 2 * padding < reach and None not in sides and min(sides) < SIDE_FROM
-    if shrunk or tf.config.list_logical_devices("GPU"):
+    by_tensorflow = shrunk or tf.config.list_logical_devices("GPU")
+    if by_tensorflow and not winograd.pays(maps, kernel.shape):
         return _conv(maps, kernel, padding, transposed)
     return convolve(maps, kernel)
 

@@ -24,7 +24,6 @@ def exact(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> np.ndarray:
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small convolutions, too, are computed in this way when they are trained."""
     monkeypatch.setattr(winograd, "pays", lambda maps, kernel: True)
-    monkeypatch.setattr(gradients, "SIDE_FROM", 1)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2])
@@ -69,6 +68,22 @@ def test_gradients_of_any_order(padding: int) -> None:
         derivatives(lambda x, g: gradients.kernel_gradient(x, g, padding, 3), maps, pulls),
         derivatives(plain_gradient, maps, pulls),
     )
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_no_gradient_goes_through_the_maps_of_tiles() -> None:
+    """Not even of maps so small that TensorFlow's gradient would do otherwise: there the tiles' is a slow scatter."""
+
+    @tf.function
+    def gradient(maps: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            total = tf.reduce_sum(gradients.conv(maps, draw(3, 3, 4, 4), 0) ** 2)
+        return tape.gradient(total, maps)
+
+    operations = gradient.get_concrete_function(tf.TensorSpec([2, 4, 4, 4])).graph.get_operations()
+    assert not any(op.type in ("UnsortedSegmentSum", "TensorScatterAdd") for op in operations)
+    assert sum(op.type == "GatherV2" for op in operations) >= 2  # tiles of the maps and of the gradient
 
 
 @pytest.mark.usefixtures("everywhere")

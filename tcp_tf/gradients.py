@@ -52,23 +52,14 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
                 kernel_gradient(large, small, reach - padding if transposed else padding, kernel.shape[0]),
             )
 
-        return _conv(maps, kernel, padding, transposed), gradients
+        return winograd.fastest_conv(maps, kernel, padding, transposed), gradients
 
     sides = maps.shape[1:3].as_list()
     shrunk = 2 * padding < reach and None not in sides and min(sides) < SIDE_FROM
     by_tensorflow = shrunk or tf.config.list_logical_devices("GPU")
     if by_tensorflow and not winograd.pays(maps, kernel.shape):
-        return _conv(maps, kernel, padding, transposed)
+        return winograd.fastest_conv(maps, kernel, padding, transposed)
     return convolve(maps, kernel)
-
-
-def _conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool) -> tf.Tensor:
-    if winograd.pays(maps, kernel.shape):
-        return winograd.conv(maps, kernel, padding, transposed)
-    if transposed:
-        with tf.control_dependencies([maps]):  # not all kernels at the start of a step
-            kernel = tf.transpose(tf.reverse(kernel, axis=[0, 1]), [0, 1, 3, 2])
-    return ops.conv(maps, kernel, padding=(padding, padding))
 
 
 def kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int, size: int) -> tf.Tensor:

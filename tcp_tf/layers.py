@@ -218,11 +218,7 @@ def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor
 
 def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
     """Convolution of stride 1, as `ops.conv`, by the way that is fastest here."""
-    if trained:
-        return gradients.conv(maps, kernel, padding[0])
-    if winograd.pays(maps, kernel.shape):
-        return winograd.conv(maps, kernel, padding[0])
-    return ops.conv(maps, kernel, padding=padding)
+    return (gradients.conv if trained else winograd.fastest_conv)(maps, kernel, padding[0])
 
 
 def bias_and_activate(

@@ -105,6 +105,16 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
     return tf.concat(_in_turn(convolved, maps), axis=0)
 
 
+def fastest_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
+    """`conv` where it pays, else the same directly, for kernels of any size k: see there, with k in the place of 3."""
+    if pays(maps, kernel.shape):
+        return conv(maps, kernel, padding, transposed)
+    if transposed:
+        with tf.control_dependencies([maps]):  # not all kernels at the start of a step
+            kernel = tf.transpose(tf.reverse(kernel, axis=[0, 1]), [0, 1, 3, 2])
+    return ops.conv(maps, kernel, padding=(padding, padding))
+
+
 def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Tensor:
     """The gradient of `sum(gradient * conv(maps, kernel, padding))` with respect to the kernel.
 

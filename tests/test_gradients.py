@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from derivatives import assert_same, derivatives, draw
+from derivatives import assert_convolution, assert_same, derivatives, draw
 from small import enliven, small_config
 
 from tcp_tf import gradients, ops
@@ -32,28 +32,11 @@ def test_nothing_of_a_gradient_needs_what_came_into_the_activation() -> None:
 LARGE, SMALL = (gradients.SIDE_FROM, gradients.SIDE_FROM + 3), (gradients.SIDE_FROM - 1, gradients.SIDE_FROM)
 
 
-def plain_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> tf.Tensor:
-    return tf.nn.conv2d(tf.pad(maps, [[0, 0], [padding, padding], [padding, padding], [0, 0]]), kernel, 1, "VALID")
-
-
 @pytest.mark.parametrize("sides", [LARGE, SMALL])
 @pytest.mark.parametrize(("size", "padding"), [(1, 0), (3, 0), (3, 1), (3, 2), (4, 1), (5, 2)])
 def test_convolutions(size: int, padding: int, sides: tuple[int, int]) -> None:
     maps, kernel = draw(2, *sides, 4), draw(size, size, 4, 3) / size
-    expected = derivatives(lambda x, k: plain_conv(x, k, padding), maps, kernel)
-    assert_same(derivatives(lambda x, k: gradients.conv(x, k, padding), maps, kernel), expected)
-    pulls = draw(*expected[0].shape, seed=1)
-
-    def plain_gradient(maps: tf.Tensor, pulls: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            total = tf.reduce_sum(plain_conv(maps, kernel, padding) * pulls)
-        return tape.gradient(total, kernel)
-
-    assert_same(
-        derivatives(lambda x, g: gradients.kernel_gradient(x, g, padding, size), maps, pulls),
-        derivatives(plain_gradient, maps, pulls),
-    )
+    assert_convolution(maps, kernel, padding)
 
 
 @pytest.mark.parametrize(("sides", "padding", "plain"), [(LARGE, 0, 0), (SMALL, 1, 0), (SMALL, 0, 1)])

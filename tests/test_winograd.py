@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from derivatives import assert_same, derivatives, draw
+from derivatives import assert_convolution, assert_same, derivatives, draw
 
 from tcp_tf import gradients, layers, winograd
 
@@ -49,25 +49,7 @@ def test_error_of_the_widest_convolution() -> None:
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_gradients_of_any_order(padding: int) -> None:
     maps, kernel = draw(2, 9, 6, 3), draw(3, 3, 3, 4) / 5
-
-    def plain(maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        around = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-        return tf.nn.conv2d(tf.pad(maps, around), kernel, 1, "VALID")
-
-    expected = derivatives(plain, maps, kernel)
-    assert_same(derivatives(lambda x, k: gradients.conv(x, k, padding), maps, kernel), expected)
-    pulls = draw(*expected[0].shape, seed=1)
-
-    def plain_gradient(maps: tf.Tensor, pulls: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            total = tf.reduce_sum(plain(maps, kernel) * pulls)
-        return tape.gradient(total, kernel)
-
-    assert_same(
-        derivatives(lambda x, g: gradients.kernel_gradient(x, g, padding, 3), maps, pulls),
-        derivatives(plain_gradient, maps, pulls),
-    )
+    assert_convolution(maps, kernel, padding)
 
 
 @pytest.mark.usefixtures("everywhere")

@@ -6,6 +6,8 @@ them, so that nothing of this stands in a served graph.
 
 from __future__ import annotations
 
+from typing import Callable
+
 import tensorflow as tf
 
 from tcp_tf import ops, winograd
@@ -27,6 +29,32 @@ def leaky_relu(values: tf.Tensor, slope: float) -> tf.Tensor:
         return result, lambda gradient: tf.raw_ops.LeakyReluGrad(gradients=gradient, features=signs, alpha=slope)
 
     return activate(values)
+
+
+def remade(
+    prepare: Callable[..., tf.Tensor],
+    convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    *inputs: tf.Tensor,
+    kernel: tf.Tensor,
+) -> tf.Tensor:
+    """`convolve(prepare(*inputs), kernel)`, of which the prepared maps are not kept for the gradient.
+
+    They are prepared once more when the gradient is due: for what costs little beside the convolution, and whose inputs
+    are kept anyway. What else is traced for that, the convolution itself, has no use there and TensorFlow prunes it.
+    """
+
+    @tf.custom_gradient
+    def apply(*arguments: tf.Tensor):
+        def gradients(gradient: tf.Tensor) -> list[tf.Tensor]:
+            again = ops.after([gradient], *arguments)
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                result = convolve(prepare(*again[:-1]), again[-1])
+            return tape.gradient(result, again, gradient)
+
+        return convolve(prepare(*arguments[:-1]), arguments[-1]), gradients
+
+    return apply(*inputs, kernel)
 
 
 def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:

@@ -186,7 +186,11 @@ class ModulatedConv(keras.layers.Layer):
             kernel = ops.demodulated(kernel, 2 if self.up else 3, self.gain, self.output_gain)
         else:
             kernel = kernel * (self.gain * self.output_gain)
-        maps = maps * factors
+        if self.trainable:
+            return gradients.remade(tf.multiply, self._convolved, maps, factors, kernel=kernel)
+        return self._convolved(maps * factors, kernel)
+
+    def _convolved(self, maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.up:
             height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
             up = gradients.conv_up if self.trainable else ops.conv_up

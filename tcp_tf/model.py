@@ -263,7 +263,8 @@ class TCP(keras.Model):
         """Those of all terms that are due.
 
         The discriminators run forward and backward once, for both sides (see `_criticise`); encoder and generator
-        take over at the pictures, so no tape is nested in another.
+        take over at the pictures, so no tape is nested in another. What can wait does, so that the activations of one
+        discriminator, of the consistency terms and of R1 are not in memory at the same time.
         """
         images = batch["image"]
         draws = Draws(self.config, self.step, batch["position"])
@@ -276,15 +277,22 @@ class TCP(keras.Model):
             fakes, made = [reconstruction, swap, swap_crops], [features, *codes, swap]
             with tape.stop_recording():
                 discriminator_gradients, pulls, critic_terms = self._criticise(images, fakes, boxes)
-                lazy_terms, lazy_gradients = self._consistency_terms(images, made, noise_swap, draws)
+                waited = ops.after([*discriminator_gradients, *pulls], *made)
+                lazy_terms, lazy_gradients = self._consistency_terms(images, waited, noise_swap, draws)
             terms = {**own, **lazy_terms, **critic_terms}
-            terms = {name: values for name, values in terms.items() if self.objective.wants(name)}
             pulled = [*zip(fakes, pulls), *zip(made, lazy_gradients)]
-            objective = self.objective.total(("g",), {name: own[name] for name in own if name in terms})
+            objective = self.objective.total(("g",), self._wanted(own))
             objective += tf.add_n([tf.reduce_sum(tf.cast(x * pull, tf.float32)) for x, pull in pulled])
         generator_gradients = gradients_or_zeros(tape, objective, self.generator_side)
         generator_gradients = sums(generator_gradients, lazy_gradients[len(made) :])
+        images, boxes = ops.after(generator_gradients, images, boxes)
+        penalties, penalty_gradients = self._r1_terms(images, boxes)
+        discriminator_gradients = sums(discriminator_gradients, penalty_gradients)
+        terms = self._wanted({**terms, **penalties})
         return {"g": generator_gradients, "d": discriminator_gradients}, {**terms, **variances(codes)}
+
+    def _wanted(self, terms: Terms) -> Terms:
+        return {name: values for name, values in terms.items() if self.objective.wants(name)}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Reconstruction and code consistency of the averaged weights on held-out pictures, by name."""
@@ -365,23 +373,31 @@ class TCP(keras.Model):
             Gradients of `discriminator_side`; the gradient of the generator's adversarial terms with respect to
             each of `fakes`; the terms by name.
         """
-        reconstruction, swap, swap_crops = fakes
-        real_boxes = tf.concat([boxes[:, 0], boxes[:, 1]], axis=1)
-        real_crops = ops.crop_and_resize(images, real_boxes, self.config.model.patch_size)  # N 2K P P 3
+        *pictures, swap_crops = fakes
         with tf.GradientTape() as tape:
-            tape.watch(fakes)
-            image_terms, image_logits = self._image_terms(images, reconstruction, swap)
-            patch_terms, patch_logits = self._patch_terms(real_crops, swap_crops)
-            terms = {**image_terms, **patch_terms}
-            wanted = {name: values for name, values in terms.items() if self.objective.wants(name)}
-            objective = self.objective.total(("d", "dp"), wanted)
-        gradients = gradients_or_zeros(tape, objective, [*self.discriminator_side, *fakes])
-        own, pulls = gradients[: -len(fakes)], gradients[-len(fakes) :]
+            tape.watch(pictures)
+            image_terms, logits = self._image_terms(images, *pictures)
+            objective = self.objective.total(("d",), self._wanted(image_terms))
+        own = gradients_or_zeros(tape, objective, [*self.discriminator.trainable_variables, *pictures])
+        own, pulls = own[: -len(pictures)], own[-len(pictures) :]
+
+        images, boxes, swap_crops = ops.after([*own, *pulls], images, boxes, swap_crops)
+        with tf.GradientTape() as tape:
+            tape.watch(swap_crops)
+            patch_terms, patch_logits = self._patch_terms(self._real_crops(images, boxes), swap_crops)
+            objective = self.objective.total(("dp",), self._wanted(patch_terms))
+        *patch_own, patch_pull = gradients_or_zeros(
+            tape, objective, [*self.patch_discriminator.trainable_variables, swap_crops]
+        )
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
-        logits = [*image_logits, patch_logits]
-        pulls = [pull * self._turn(*pair, values) for pull, pair, values in zip(pulls, pairs, logits)]
-        penalties, penalty_gradients = self._r1_terms(images, real_crops)
-        return sums(own, penalty_gradients), pulls, {**terms, **penalties}
+        every = zip([*pulls, patch_pull], pairs, [*logits, patch_logits])
+        pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
+        return [*own, *patch_own], pulls, {**image_terms, **patch_terms}
+
+    def _real_crops(self, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        """The first two sets of boxes cut out of real pictures: reference, then query, `[N, 2K, P, P, 3]`."""
+        real_boxes = tf.concat([boxes[:, 0], boxes[:, 1]], axis=1)
+        return ops.crop_and_resize(images, real_boxes, self.config.model.patch_size)
 
     def _turn(self, generator_term: str, discriminator_term: str, logits: tf.Tensor) -> tf.Tensor:
         """The factor `-(w_g / w_d) exp(-l)` of `_criticise`, with three axes more: `[..., 1, 1, 1]`."""
@@ -417,13 +433,13 @@ class TCP(keras.Model):
         }
         return terms, fake_logits
 
-    def _r1_terms(self, images: tf.Tensor, real_crops: tf.Tensor):
+    def _r1_terms(self, images: tf.Tensor, boxes: tf.Tensor):
         names = [name for name in R1_TERMS if self.objective.wants(name)]
         variables, examples = self.discriminator_side, images.shape[0]
-        batch = {"image": images, "crops": real_crops}
+        batch = {"image": images, "boxes": boxes}
 
         def compute(part: dict[str, tf.Tensor]) -> tuple[Terms, list[tf.Tensor]]:
-            crops = tf.split(part["crops"], 2, axis=1)
+            crops = tf.split(self._real_crops(part["image"], part["boxes"]), 2, axis=1)
             every = {"d/r1": lambda: self._image_r1(part["image"]), "dp/r1": lambda: self._patch_r1(*crops)}
             return self._with_gradients(lambda: {name: every[name]() for name in names}, [], variables)
 

@@ -151,6 +151,15 @@ def demodulated(kernel: tf.Tensor, output_axis: int, gain: float = 1.0, norm: fl
     return tf.cast(wide * (norm * gain * tf.math.rsqrt(squares + EPSILON)), kernel.dtype)
 
 
+def after(others: Sequence[tf.Tensor], *tensors: tf.Tensor) -> list[tf.Tensor]:
+    """The same tensors, but not before the others are there.
+
+    What is made of them takes no memory until then, and TensorFlow does not keep what it made of them earlier.
+    """
+    with tf.control_dependencies(others):
+        return [tf.identity(tensor) for tensor in tensors]
+
+
 def swap_pairs(codes: tf.Tensor) -> tf.Tensor:
     """Exchanges neighbours along the first axis, (0, 1, 2, 3) -> (1, 0, 3, 2): `[N, ...]`, N even, other axes known.
 

@@ -149,6 +149,8 @@ def _in_turn(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> list[tf
     share = max(1, PART // (first[1] * first[2] * widest))
     results: list[tf.Tensor] = []
     for start in range(0, first[0], share):
+        # The first part waits for nothing: TensorFlow then makes its tiles once, for the maps' convolution and for
+        # their kernel's gradient, and keeps them in between. They are no more in a larger batch.
         with tf.control_dependencies(results[-1:]):
             part = [tf.identity(batch[start : start + share]) for batch in batches]
         results.append(function(*part))

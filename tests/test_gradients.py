@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from derivatives import assert_convolution, assert_same, derivatives, draw
+from derivatives import assert_convolution, assert_same, derivatives, draw, needed
 from small import enliven, small_config
 
 from tcp_tf import gradients, ops
@@ -27,6 +27,30 @@ def test_nothing_of_a_gradient_needs_what_came_into_the_activation() -> None:
     traced = tf.function(lambda: derivatives(lambda x: gradients.leaky_relu(x, 0.2), draw(5))).get_concrete_function()
     found = [op for op in traced.graph.get_operations() if op.type == "LeakyReluGrad"]
     assert found and all(op.inputs[1].op.type == "StopGradient" for op in found)
+
+
+def scaled_conv(maps: tf.Tensor, factors: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return gradients.remade(tf.multiply, lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), maps, factors, kernel=kernel)
+
+
+def test_what_is_remade_has_the_same_gradients() -> None:
+    inputs = draw(2, 6, 5, 4), draw(2, 1, 1, 4), draw(3, 3, 4, 3)
+    plain = derivatives(lambda x, f, k: tf.nn.conv2d(x * f, k, 1, "SAME"), *inputs)
+    assert_same(derivatives(scaled_conv, *inputs), plain)
+
+
+def test_what_is_remade_waits_for_the_gradient() -> None:
+    @tf.function
+    def gradient(maps: tf.Tensor, factors: tf.Tensor, kernel: tf.Tensor, pulls: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            result = scaled_conv(maps, factors, kernel)
+        return tape.gradient(result, kernel, pulls)
+
+    shapes = [2, 6, 5, 4], [2, 1, 1, 4], [3, 3, 4, 3], [2, 6, 5, 3]
+    graph = gradient.get_concrete_function(*map(tf.TensorSpec, shapes)).graph
+    (found,) = (op for op in graph.get_operations() if op.type == "Conv2DBackpropFilter")
+    assert graph.inputs[3].op in needed(found.inputs[0].op)
 
 
 LARGE, SMALL = (gradients.SIDE_FROM, gradients.SIDE_FROM + 3), (gradients.SIDE_FROM - 1, gradients.SIDE_FROM)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from derivatives import needed
 from small import Noise, enliven, kind, label, relative_difference, small_batch, small_config
 
 from tcp_tf import blending, losses, ops, run_dir, training
@@ -265,6 +266,23 @@ def every_node(graph: Any) -> Iterator[Any]:
     yield from graph.node
     for function in graph.library.function:
         yield from function.node_def
+
+
+def test_parts_of_a_step_wait_for_each_other() -> None:
+    """So that their activations are not in memory together: one critic's, the other's, consistency's, R1's."""
+    model = make()
+    traced: dict[str, Any] = {}
+
+    def step(batch: dict[str, tf.Tensor]) -> None:
+        traced["gradients"], traced["terms"] = model.gradients(batch)
+
+    tf.function(step, autograph=False).get_concrete_function(small_batch(model.config))
+    before = {name: needed(traced["terms"][name].op) for name in ("dp/fake", "g/code_consistency/style", "d/r1")}
+    # A gradient is the sum of that of the terms of every step and that of the lazy ones.
+    own = {side: [total.op.inputs[0].op for total in traced["gradients"][side]] for side in ("g", "d")}
+    assert before["dp/fake"].issuperset(own["d"][: len(model.discriminator.trainable_variables)])
+    assert before["g/code_consistency/style"].issuperset(own["d"])
+    assert before["d/r1"].issuperset([*own["d"], *own["g"]])
 
 
 @pytest.mark.parametrize("shift", [-30.0, 0.0, 30.0])

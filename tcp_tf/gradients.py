@@ -168,8 +168,8 @@ def conv_up(maps: tf.Tensor, kernel: tf.Tensor, height: int, width: int) -> tf.T
 def strided_kernel_gradient(large: tf.Tensor, small: tf.Tensor, size: int) -> tf.Tensor:
     """The gradient of `sum(small * conv_down(large, kernel))` with respect to the kernel.
 
-    On a CPU as one matrix product per place in the kernel, of what it reads gathered from the large maps. With wide
-    maps that is three times as fast as oneDNN's.
+    On a CPU as one matrix product per row of the kernel, of what it reads gathered from the large maps. With wide maps
+    that is three times as fast as oneDNN's.
 
     Args:
         large: `[N, H, W, Cl]`.
@@ -188,12 +188,11 @@ def strided_kernel_gradient(large: tf.Tensor, small: tf.Tensor, size: int) -> tf
         )
     batch, flat = tf.range(tf.shape(large)[0]), tf.reshape(small, [-1, filters])
     pixels = tf.reshape(large, [-1, channels])
-    lines, places = 2 * tf.range(height)[:, None], 2 * tf.range(width)
-    taps: list[tf.Tensor] = []
+    lines, places = 2 * tf.range(height)[:, None, None], 2 * tf.range(width)[:, None] + tf.range(size)
+    rows: list[tf.Tensor] = []
     for i in range(size):
-        for j in range(size):
-            index = (batch[:, None, None] * large.shape[1] + lines + i) * large.shape[2] + places + j
-            with tf.control_dependencies(taps[-1:]):  # not nine copies at a time
-                read = tf.gather(pixels, tf.reshape(index, [-1]))
-            taps.append(tf.matmul(read, flat, transpose_a=True))
-    return tf.reshape(tf.stack(taps), [size, size, channels, filters])
+        index = (batch[:, None, None, None] * large.shape[1] + lines + i) * large.shape[2] + places  # N h w size
+        with tf.control_dependencies(rows[-1:]):  # not all copies at a time
+            read = tf.reshape(tf.gather(pixels, tf.reshape(index, [-1])), [-1, size * channels])
+        rows.append(tf.matmul(read, flat, transpose_a=True))
+    return tf.reshape(tf.stack(rows), [size, size, channels, filters])

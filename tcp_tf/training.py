@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -344,19 +345,20 @@ def summary(config: Config) -> str:
 def activation_bytes(config: Config, model: TCP) -> int:
     """Rough bytes of the feature maps kept for one backward pass of all networks.
 
-    Each residual block keeps about 7 maps of its input's size (pads, blurs, activations), for the encoder on N
-    pictures, the generator on 1.5 N, the discriminator on 2.5 N, the patch discriminator on 3 N K crops. With
-    `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
+    Each residual block keeps about 4 maps of its larger side's size (its input, both convolutions' results, a filtered
+    copy), for the encoder on N pictures, the generator on 1.5 N and one of the discriminators at a time, on 2.5 N
+    pictures or 3 N K crops. With `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
     """
     batch, side, patch = config.data.batch_size, config.data.resolution, config.model.patch_size
-    networks = (
-        (batch, side, model.encoder.widths[: config.model.downsamples + 1]),
-        (1.5 * batch, side, model.generator.widths[::-1]),
-        (2.5 * batch, side, model.discriminator.widths),
-        (3 * batch * config.patches.crops, patch, model.patch_discriminator.widths),
-    )
-    maps = [
-        count * width * (pixels / 2**i) ** 2 for count, pixels, widths in networks for i, width in enumerate(widths)
-    ]
-    numbers = sum(maps) + 7 * max(maps) if config.train.recompute else 7 * sum(maps)
+
+    def maps(count: float, pixels: int, widths: Sequence[int]) -> list[float]:
+        return [count * width * (pixels / 2**i) ** 2 for i, width in enumerate(widths)]
+
+    encoder = maps(batch, side, model.encoder.widths[: config.model.downsamples + 1])
+    generator = maps(1.5 * batch, side, model.generator.widths[::-1])
+    pictures = maps(2.5 * batch, side, model.discriminator.widths)
+    crops = maps(3 * batch * config.patches.crops, patch, model.patch_discriminator.widths)
+    together = sum(encoder) + sum(generator) + max(sum(pictures), sum(crops))
+    largest = max(*encoder, *generator, *pictures, *crops)
+    numbers = together + 7 * largest if config.train.recompute else 4 * together
     return int(numbers * (4 if config.mixed_precision == "float32" else 2))

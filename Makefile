@@ -9,7 +9,9 @@ PYTHON ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+# Without compiling every module of every package, which takes longer than compiling what is imported when it is.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile
+PIP := $(BIN)/python $(INSTALL)
 CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -106,11 +108,11 @@ $(CORE): requirements.txt pyproject.toml
 $(ADDONS): requirements-addons.txt
 	@set -e; \
 	$(call environment,$(ADDONS_VENV),$(ADDONS_FITS),$(or $(PYTHON),python3.11 python3.10 python3.9 python3),3.9 to 3.11); \
-	$(ADDONS_BIN)/python -m pip install -qq --disable-pip-version-check --no-input -r $<; \
+	$(ADDONS_BIN)/python $(INSTALL) -r $<; \
 	touch $@
 
 $(ADDONS_DEV): $(ADDONS)
-	@$(ADDONS_BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+	@$(ADDONS_BIN)/python $(INSTALL) \
 	  -r requirements-addons.txt 'hypothesis>=6.100,<7' 'pytest>=8.0,<9' 'pytest-xdist>=3.6,<4' 'scikit-image>=0.24,<0.26' 'tensorflow-serving-api>=2.15,<2.16'
 	@touch $@
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
 import tensorflow as tf
@@ -40,14 +40,14 @@ def total(function: Any) -> int:
 
 def _of_graph(graph: Any) -> Counter[str]:
     found: Counter[str] = Counter()
-    for operation in _needed(graph):
+    for operation in needed([*(tensor.op for tensor in graph.outputs), *graph.control_outputs]):
         found.update(_of_operation(operation))
     return found
 
 
-def _needed(graph: Any) -> Iterator[tf.Operation]:
-    """The operations that the outputs and the side effects of a function's graph depend on, each once."""
-    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+def needed(operations: Iterable[tf.Operation]) -> Iterator[tf.Operation]:
+    """These operations of a graph and all that they wait for, by data or by control, each once."""
+    waiting = list(operations)
     seen = set(waiting)
     while waiting:
         operation = waiting.pop()

@@ -48,18 +48,6 @@ def assert_convolution(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> None
     )
 
 
-def needed(operation: tf.Operation) -> set[tf.Operation]:
-    """All operations of its graph that one has to wait for, by data or by control."""
-    waiting = [operation]
-    seen: set[tf.Operation] = set()
-    while waiting:
-        last = waiting.pop()
-        before = {*(tensor.op for tensor in last.inputs), *last.control_inputs} - seen
-        seen |= before
-        waiting.extend(before)
-    return seen
-
-
 def assert_same(ours: list[tf.Tensor], plain: list[tf.Tensor]) -> None:
     assert len(ours) == len(plain)
     for a, b in zip(ours, plain):

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from derivatives import assert_convolution, assert_same, derivatives, draw, needed
+from derivatives import assert_convolution, assert_same, derivatives, draw
 from small import enliven, small_config
 
+from benchmarks.flops import needed
 from tcp_tf import gradients, ops
 from tcp_tf.autoencoder import build_encoder, build_generator
 
@@ -50,7 +51,7 @@ def test_what_is_remade_waits_for_the_gradient() -> None:
     shapes = [2, 6, 5, 4], [2, 1, 1, 4], [3, 3, 4, 3], [2, 6, 5, 3]
     graph = gradient.get_concrete_function(*map(tf.TensorSpec, shapes)).graph
     (found,) = (op for op in graph.get_operations() if op.type == "Conv2DBackpropFilter")
-    assert graph.inputs[3].op in needed(found.inputs[0].op)
+    assert graph.inputs[3].op in needed([found.inputs[0].op])
 
 
 LARGE, SMALL = (gradients.SIDE_FROM, gradients.SIDE_FROM + 3), (gradients.SIDE_FROM - 1, gradients.SIDE_FROM)

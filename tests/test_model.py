@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from derivatives import needed
 from small import Noise, enliven, kind, label, relative_difference, small_batch, small_config
 
+from benchmarks.flops import needed
 from tcp_tf import blending, losses, ops, run_dir, training
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
@@ -277,7 +277,7 @@ def test_parts_of_a_step_wait_for_each_other() -> None:
         traced["gradients"], traced["terms"] = model.gradients(batch)
 
     tf.function(step, autograph=False).get_concrete_function(small_batch(model.config))
-    before = {name: needed(traced["terms"][name].op) for name in ("dp/fake", "g/code_consistency/style", "d/r1")}
+    before = {name: set(needed([traced["terms"][name].op])) for name in ("dp/fake", "g/code_consistency/style", "d/r1")}
     # A gradient is the sum of that of the terms of every step and that of the lazy ones.
     own = {side: [total.op.inputs[0].op for total in traced["gradients"][side]] for side in ("g", "d")}
     assert before["dp/fake"].issuperset(own["d"][: len(model.discriminator.trainable_variables)])

@@ -24,6 +24,7 @@ TILE, TAPS = 4, 3  # outputs and kernel along one axis
 REACH = TILE + TAPS - 1  # inputs of a tile along one axis
 POINTS = (0.0, 0.65, -0.65, 1.55, -1.55)  # and infinity
 CHANNELS_FROM = 128  # with fewer, the maps cost more than the multiplications saved
+GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient, for which TensorFlow's own takes twice as long or more
 POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
 PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
 
@@ -58,10 +59,11 @@ def plain() -> Iterator[None]:
         _allowed = before
 
 
-def pays(maps: tf.Tensor, kernel: Sequence[int]) -> bool:
+def pays(maps: tf.Tensor, kernel: Sequence[int], channels_from: int = CHANNELS_FROM) -> bool:
     """Whether this convolution of stride 1 is worth it here: wide 3x3 in float32, large maps, on the CPU.
 
-    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`.
+    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`. With GRADIENT_CHANNELS_FROM it is whether the kernel's
+    gradient is, whose other way is slower.
 
     What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
     """
@@ -69,7 +71,7 @@ def pays(maps: tf.Tensor, kernel: Sequence[int]) -> bool:
     return (
         _allowed
         and tuple(kernel[:2]) == (TAPS, TAPS)
-        and min(kernel[2:]) >= CHANNELS_FROM
+        and min(kernel[2:]) >= channels_from
         and maps.dtype == tf.float32
         and (known is None or known >= POSITIONS_FROM)
         and not tf.config.list_logical_devices("GPU")

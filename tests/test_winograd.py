@@ -23,7 +23,7 @@ def exact(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> np.ndarray:
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small convolutions, too, are computed in this way when they are trained."""
-    monkeypatch.setattr(winograd, "pays", lambda maps, kernel: True)
+    monkeypatch.setattr(winograd, "pays", lambda *arguments: True)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2])
@@ -111,6 +111,23 @@ def test_where_it_pays() -> None:
     with winograd.plain():
         assert not pays(large, wide)
     assert pays(large, wide)
+
+
+@pytest.mark.parametrize(("channels", "plain"), [(winograd.GRADIENT_CHANNELS_FROM, 0), (8, 1)])
+def test_where_the_kernels_gradient_pays(channels: int, plain: int) -> None:
+    """With fewer channels than the convolution itself, which is a plain one here; and both are right."""
+    maps, pulls = draw(1, 32, 32, channels), draw(1, 32, 32, channels, seed=1)
+
+    def both(maps: tf.Tensor, pulls: tf.Tensor) -> list[tf.Tensor]:
+        gradient = gradients.kernel_gradient(maps, pulls, 1, 3)
+        return [gradients.conv(maps, gradient, 1), gradient]
+
+    traced = tf.function(both).get_concrete_function(maps, pulls)
+    kinds = [operation.type for operation in traced.graph.get_operations()]
+    assert kinds.count("Conv2D") == 1 and kinds.count("Conv2DBackpropFilter") == plain
+    with winograd.plain():
+        expected = both(maps, pulls)
+    assert_same(traced(maps, pulls), expected)
 
 
 @pytest.mark.parametrize("reflect", [False, True])

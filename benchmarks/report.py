@@ -210,7 +210,7 @@ def plot(results: dict[str, Any], directory: Path) -> list[Path]:
         axes.set_xlabel({"resolution": "side in px"}.get(sweep, sweep))
         axes.set_ylabel("seconds per call")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, not over them
         written.append(directory / picture(results, sweep))
         save(figure, written[-1])
     return written

@@ -24,7 +24,7 @@ TILE, TAPS = 4, 3  # outputs and kernel along one axis
 REACH = TILE + TAPS - 1  # inputs of a tile along one axis
 POINTS = (0.0, 0.65, -0.65, 1.55, -1.55)  # and infinity
 CHANNELS_FROM = 128  # with fewer, the maps cost more than the multiplications saved
-GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient, for which TensorFlow's own takes twice as long or more
+GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient: there TensorFlow's own is slower than its convolution
 POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
 PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
 

@@ -62,8 +62,8 @@ def plain() -> Iterator[None]:
 def pays(maps: tf.Tensor, kernel: Sequence[int], channels_from: int = CHANNELS_FROM) -> bool:
     """Whether this convolution of stride 1 is worth it here: wide 3x3 in float32, large maps, on the CPU.
 
-    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`. With GRADIENT_CHANNELS_FROM it is whether the kernel's
-    gradient is, whose other way is slower.
+    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`. Where its gradient is meant instead of the convolution,
+    `channels_from` is GRADIENT_CHANNELS_FROM.
 
     What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
     """

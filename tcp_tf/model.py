@@ -363,7 +363,8 @@ class TCP(keras.Model):
         A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
         generator's as `w_g softplus(-l)`. No example touches another inside a discriminator, so the two gradients
         with respect to that picture differ by the factor of their derivatives, `-(w_g / w_d) exp(-l)`: one backward
-        pass serves both.
+        pass serves both. Real pictures are done with before generated ones are looked at: the activations of one lot
+        are in memory at a time.
 
         Args:
             images: real pictures, `[N, R, R, 3]`.
@@ -375,11 +376,17 @@ class TCP(keras.Model):
         """
         *pictures, swap_crops = fakes
         with tf.GradientTape() as tape:
+            real_terms = {"d/gan_real": losses.judged_real(self.discriminator(images))}
+            objective = self.objective.total(("d",), self._wanted(real_terms))
+        real_own = gradients_or_zeros(tape, objective, self.discriminator.trainable_variables)
+
+        pictures = ops.after(real_own, *pictures)
+        with tf.GradientTape() as tape:
             tape.watch(pictures)
-            image_terms, logits = self._image_terms(images, *pictures)
-            objective = self.objective.total(("d",), self._wanted(image_terms))
+            fake_terms, logits = self._fake_terms(*pictures)
+            objective = self.objective.total(("d",), self._wanted(fake_terms))
         own = gradients_or_zeros(tape, objective, [*self.discriminator.trainable_variables, *pictures])
-        own, pulls = own[: -len(pictures)], own[-len(pictures) :]
+        own, pulls = sums(real_own, own[: -len(pictures)]), own[-len(pictures) :]
 
         images, boxes, swap_crops = ops.after([*own, *pulls], images, boxes, swap_crops)
         with tf.GradientTape() as tape:
@@ -392,7 +399,7 @@ class TCP(keras.Model):
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
         every = zip([*pulls, patch_pull], pairs, [*logits, patch_logits])
         pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
-        return [*own, *patch_own], pulls, {**image_terms, **patch_terms}
+        return [*own, *patch_own], pulls, {**real_terms, **fake_terms, **patch_terms}
 
     def _real_crops(self, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
         """The first two sets of boxes cut out of real pictures: reference, then query, `[N, 2K, P, P, 3]`."""
@@ -407,17 +414,16 @@ class TCP(keras.Model):
         # Below -60 the discriminator's own gradient leaves float32's range, and the product would be 0 * inf.
         return -ratio * tf.exp(-tf.maximum(logits, -60.0))[..., None, None, None]
 
-    def _image_terms(self, images: tf.Tensor, reconstruction: tf.Tensor, swap: tf.Tensor):
-        logits = self.discriminator(tf.concat([images, reconstruction, swap], axis=0))
-        real, *fake = tf.split(logits, [images.shape[0], reconstruction.shape[0], swap.shape[0]])
+    def _fake_terms(self, reconstruction: tf.Tensor, swap: tf.Tensor):
+        every = self.discriminator(tf.concat([reconstruction, swap], axis=0))
+        logits = tf.split(every, [reconstruction.shape[0], swap.shape[0]])
         terms = {
-            "g/gan_rec": losses.judged_real(fake[0]),
-            "g/gan_swap": losses.judged_real(fake[1]),
-            "d/gan_real": losses.judged_real(real),
-            "d/gan_rec": losses.judged_fake(fake[0]),
-            "d/gan_swap": losses.judged_fake(fake[1]),
+            "g/gan_rec": losses.judged_real(logits[0]),
+            "g/gan_swap": losses.judged_real(logits[1]),
+            "d/gan_rec": losses.judged_fake(logits[0]),
+            "d/gan_swap": losses.judged_fake(logits[1]),
         }
-        return terms, fake
+        return terms, logits
 
     def _patch_terms(self, real_crops: tf.Tensor, swap_crops: tf.Tensor):
         features = self.patch_discriminator.features(tf.concat([real_crops, swap_crops], axis=1))
@@ -564,7 +570,8 @@ def mean_over_parts(
         values = compute({name: every[number] for name, every in stacked.items()})
         return [number + 1, *(total + value / parts for total, value in zip(sums, values))]
 
-    return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *like])[1:]
+    # TensorFlow would work on up to ten parts at the same time.
+    return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *like], parallel_iterations=1)[1:]
 
 
 def interleaved(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:

@@ -334,7 +334,8 @@ def summary(config: Config) -> str:
         total += count
         lines.append(f"  {name:20} {count:>12,}")
     averaged = sum(int(np.prod(v.shape)) for v in model.encoder_ema.weights + model.generator_ema.weights)
-    states = 4 * (4 * total + averaged)
+    gradients = 1 if config.train.accumulate == 1 else 2  # of one part, and the sums
+    states = 4 * ((3 + gradients) * total + averaged)
     activations = activation_bytes(config, model)
     lines.append(f"memory of one replica, all {config.data.batch_size} pictures on it (estimate)")
     lines.append(f"  {'weights, optimizers':20} {states / 2**20:>9,.0f} MiB")
@@ -346,17 +347,19 @@ def activation_bytes(config: Config, model: TCP) -> int:
     """Rough bytes of the feature maps kept for one backward pass of all networks.
 
     Each residual block keeps about 4 maps of its larger side's size (its input, both convolutions' results, a filtered
-    copy), for the encoder on N pictures, the generator on 1.5 N and one of the discriminators at a time, on 2.5 N
-    pictures or 3 N K crops. With `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
+    copy), for the encoder on N pictures, the generator on 1.5 N and one of the discriminators at a time, on 1.5 N
+    pictures or 3 N K crops; N are those of one part of `train.accumulate`. With `train.recompute` it keeps its input,
+    and the largest block's 7 maps come and go.
     """
-    batch, side, patch = config.data.batch_size, config.data.resolution, config.model.patch_size
+    batch = config.data.batch_size / config.train.accumulate
+    side, patch = config.data.resolution, config.model.patch_size
 
     def maps(count: float, pixels: int, widths: Sequence[int]) -> list[float]:
         return [count * width * (pixels / 2**i) ** 2 for i, width in enumerate(widths)]
 
     encoder = maps(batch, side, model.encoder.widths[: config.model.downsamples + 1])
     generator = maps(1.5 * batch, side, model.generator.widths[::-1])
-    pictures = maps(2.5 * batch, side, model.discriminator.widths)
+    pictures = maps(1.5 * batch, side, model.discriminator.widths)
     crops = maps(3 * batch * config.patches.crops, patch, model.patch_discriminator.widths)
     together = sum(encoder) + sum(generator) + max(sum(pictures), sum(crops))
     largest = max(*encoder, *generator, *pictures, *crops)

@@ -238,7 +238,10 @@ def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
     # With some batches an activation lies so near a kink that rounding decides on its slope, in any two computations.
     batch = small_batch(whole.config, seed=3)
     expected, expected_terms = whole.accumulated_gradients(batch)
-    gradients, terms = tf.function(divided.accumulated_gradients, autograph=False)(batch)
+    step = tf.function(divided.accumulated_gradients, autograph=False).get_concrete_function(batch)
+    loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
+    assert loops and {node.attr["parallel_iterations"].i for node in loops} == {1}  # in the memory of one part
+    gradients, terms = step(batch)
     assert set(terms) == set(expected_terms)
     for name in set(terms) - VARIANCES:
         np.testing.assert_allclose(terms[name], tf.reduce_mean(expected_terms[name]), rtol=1e-5, err_msg=name)
@@ -269,7 +272,7 @@ def every_node(graph: Any) -> Iterator[Any]:
 
 
 def test_parts_of_a_step_wait_for_each_other() -> None:
-    """So that their activations are not in memory together: one critic's, the other's, consistency's, R1's."""
+    """So that their activations are not in memory together: a critic's on real, on generated pictures, and so on."""
     model = make()
     traced: dict[str, Any] = {}
 
@@ -277,10 +280,14 @@ def test_parts_of_a_step_wait_for_each_other() -> None:
         traced["gradients"], traced["terms"] = model.gradients(batch)
 
     tf.function(step, autograph=False).get_concrete_function(small_batch(model.config))
-    before = {name: set(needed([traced["terms"][name].op])) for name in ("dp/fake", "g/code_consistency/style", "d/r1")}
+    names = ("d/gan_swap", "dp/fake", "g/code_consistency/style", "d/r1")
+    before = {name: set(needed([traced["terms"][name].op])) for name in names}
     # A gradient is the sum of that of the terms of every step and that of the lazy ones.
     own = {side: [total.op.inputs[0].op for total in traced["gradients"][side]] for side in ("g", "d")}
-    assert before["dp/fake"].issuperset(own["d"][: len(model.discriminator.trainable_variables)])
+    of_pictures = own["d"][: len(model.discriminator.trainable_variables)]
+    assert before["d/gan_swap"].issuperset(real.inputs[0].op for real in of_pictures)  # the sum's first summand
+    assert before["d/gan_swap"].isdisjoint(of_pictures)
+    assert before["dp/fake"].issuperset(of_pictures)
     assert before["g/code_consistency/style"].issuperset(own["d"])
     assert before["d/r1"].issuperset([*own["d"], *own["g"]])
 

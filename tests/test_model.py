@@ -230,11 +230,10 @@ def test_one_backward_pass_for_both_sides_is_the_same_as_two(step: int, override
             assert float(tf.norm(ours - plain)) < 1e-5 * float(tf.norm(plain)) + 1e-6 * largest, label(variable)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
-    """32 pictures at once, and as 4 times 8 (or 2 times 16) of them: all terms, R1 and consistency due."""
+def test_accumulated_parts_are_the_large_batch() -> None:
+    """32 pictures at once, and as 4 times 8 of them: all terms, R1 and consistency due."""
     settings = ("data.batch_size=32", "augment.content_colours=0.5")
-    whole, divided = make(*settings), make(*settings, f"train.accumulate={parts}")
+    whole, divided = make(*settings), make(*settings, "train.accumulate=4")
     # With some batches an activation lies so near a kink that rounding decides on its slope, in any two computations.
     batch = small_batch(whole.config, seed=3)
     expected, expected_terms = whole.accumulated_gradients(batch)

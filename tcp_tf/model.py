@@ -375,17 +375,16 @@ class TCP(keras.Model):
             each of `fakes`; the terms by name.
         """
         *pictures, swap_crops = fakes
-        with tf.GradientTape() as tape:
-            real_terms = {"d/gan_real": losses.judged_real(self.discriminator(images))}
-            objective = self.objective.total(("d",), self._wanted(real_terms))
-        real_own = gradients_or_zeros(tape, objective, self.discriminator.trainable_variables)
-
+        variables = self.discriminator.trainable_variables
+        real_terms, real_own = self._with_gradients(
+            lambda: self._wanted({"d/gan_real": losses.judged_real(self.discriminator(images))}), [], variables
+        )
         pictures = ops.after(real_own, *pictures)
         with tf.GradientTape() as tape:
             tape.watch(pictures)
             fake_terms, logits = self._fake_terms(*pictures)
             objective = self.objective.total(("d",), self._wanted(fake_terms))
-        own = gradients_or_zeros(tape, objective, [*self.discriminator.trainable_variables, *pictures])
+        own = gradients_or_zeros(tape, objective, [*variables, *pictures])
         own, pulls = sums(real_own, own[: -len(pictures)]), own[-len(pictures) :]
 
         images, boxes, swap_crops = ops.after([*own, *pulls], images, boxes, swap_crops)

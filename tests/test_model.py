@@ -230,10 +230,11 @@ def test_one_backward_pass_for_both_sides_is_the_same_as_two(step: int, override
             assert float(tf.norm(ours - plain)) < 1e-5 * float(tf.norm(plain)) + 1e-6 * largest, label(variable)
 
 
-def test_accumulated_parts_are_the_large_batch() -> None:
-    """32 pictures at once, and as 4 times 8 of them: all terms, R1 and consistency due."""
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
+    """32 pictures at once, and as 4 times 8 (or 2 times 16) of them: all terms, R1 and consistency due."""
     settings = ("data.batch_size=32", "augment.content_colours=0.5")
-    whole, divided = make(*settings), make(*settings, "train.accumulate=4")
+    whole, divided = make(*settings), make(*settings, f"train.accumulate={parts}")
     # With some batches an activation lies so near a kink that rounding decides on its slope, in any two computations.
     batch = small_batch(whole.config, seed=3)
     expected, expected_terms = whole.accumulated_gradients(batch)
@@ -284,7 +285,7 @@ def test_parts_of_a_step_wait_for_each_other() -> None:
     # A gradient is the sum of that of the terms of every step and that of the lazy ones.
     own = {side: [total.op.inputs[0].op for total in traced["gradients"][side]] for side in ("g", "d")}
     of_pictures = own["d"][: len(model.discriminator.trainable_variables)]
-    assert before["d/gan_swap"].issuperset(real.inputs[0].op for real in of_pictures)  # the sum's first summand
+    assert before["d/gan_swap"].issuperset(total.inputs[0].op for total in of_pictures)  # the sum's first summand
     assert before["d/gan_swap"].isdisjoint(of_pictures)
     assert before["dp/fake"].issuperset(of_pictures)
     assert before["g/code_consistency/style"].issuperset(own["d"])

@@ -6,6 +6,7 @@ Keras 2 has two classes of optimizers: the newer one is Keras 3's, the older one
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -30,32 +31,32 @@ class FusedAdam(keras.optimizers.Adam):
     A network of many small variables spends a tenth of its step on those.
     """
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """As Keras calls it for every variable, on every replica."""
-        if self.amsgrad:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        place = self._get_variable_index(variable)
-        target, mean, square = (
-            each.value if isinstance(each, keras.Variable) else each
-            for each in (variable, self._momentums[place], self._velocities[place])
-        )
-        beta_1, beta_2, epsilon = (
-            tf.constant(value, target.dtype) for value in (self.beta_1, self.beta_2, self.epsilon)
-        )
-        step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, target.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=target.handle,
-            m=mean.handle,
-            v=square.handle,
+    def _distributed_tf_update_step(self, distribution: Any, grads_and_vars: Any, learning_rate: Any) -> None:
+        """Keras's, which calls `update_step` for every variable on every replica; what they share is computed once."""
+        step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, tf.float32)
+        beta_1, beta_2, epsilon = (tf.constant(value, tf.float32) for value in (self.beta_1, self.beta_2, self.epsilon))
+        self._kernel = functools.partial(
+            tf.raw_ops.ResourceApplyAdam,
             beta1_power=beta_1**step,
             beta2_power=beta_2**step,
-            lr=tf.cast(learning_rate, target.dtype),
+            lr=tf.cast(learning_rate, tf.float32),
             beta1=beta_1,
             beta2=beta_2,
             epsilon=epsilon,
-            grad=tf.cast(gradient, target.dtype),
         )
+        super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """As Keras calls it."""
+        if self.amsgrad or variable.dtype != "float32":
+            super().update_step(gradient, variable, learning_rate)
+            return
+        place = self._get_variable_index(variable)
+        own, mean, square = (
+            each.value if isinstance(each, keras.Variable) else each
+            for each in (variable, self._momentums[place], self._velocities[place])
+        )
+        self._kernel(var=own.handle, m=mean.handle, v=square.handle, grad=tf.cast(gradient, tf.float32))
 
 
 def make(settings: OptimizerConfig, key: str) -> Any:

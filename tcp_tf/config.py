@@ -259,6 +259,7 @@ class TrainConfig(Section):
     recompute: bool = knob(
         False, "forget activations inside blocks and compute them again for the gradient: less memory, more time"
     )
+    xla: bool = knob(False, "compile a step's gradients with XLA: for one GPU; compiling takes minutes at every start")
     rollbacks: int = knob(
         0, "returns to the last good checkpoint, with other data, when numbers are not finite", "times", ge=0
     )

@@ -10,7 +10,7 @@ from typing import Callable
 
 import tensorflow as tf
 
-from tcp_tf import ops, winograd
+from tcp_tf import ops, target, winograd
 
 SIDE_FROM = 8  # of maps that are made smaller; else most of what their gradient is convolved from is zeros
 MATRIX_PRODUCTS_FROM = 64  # channels; with fewer, TensorFlow's gradient of a strided kernel is as fast
@@ -84,7 +84,7 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
 
     sides = maps.shape[1:3].as_list()
     shrunk = 2 * padding < reach and None not in sides and min(sides) < SIDE_FROM
-    by_tensorflow = shrunk or tf.config.list_logical_devices("GPU")
+    by_tensorflow = shrunk or target.gpu()
     if by_tensorflow and not winograd.pays(maps, kernel.shape):
         return winograd.fastest_conv(maps, kernel, padding, transposed)
     return convolve(maps, kernel)
@@ -178,7 +178,7 @@ def strided_kernel_gradient(large: tf.Tensor, small: tf.Tensor, size: int) -> tf
         `[size, size, Cl, Cs]`.
     """
     channels, (height, width, filters) = large.shape[3], small.shape[1:]
-    if channels < MATRIX_PRODUCTS_FROM or tf.config.list_logical_devices("GPU"):
+    if channels < MATRIX_PRODUCTS_FROM or target.gpu():
         return tf.raw_ops.Conv2DBackpropFilter(
             input=large,
             filter_sizes=[size, size, channels, filters],

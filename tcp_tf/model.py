@@ -21,7 +21,7 @@ from typing import Any, Callable, Optional
 import keras
 import tensorflow as tf
 
-from tcp_tf import blending, guards, losses, ops, optimizers
+from tcp_tf import blending, guards, losses, ops, optimizers, target
 from tcp_tf.autoencoder import AutoEncoder, build_encoder, build_generator
 from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
@@ -68,7 +68,8 @@ class TCP(keras.Model):
     and `position` `[N]`, the place of each example in the global batch.
 
     Raises:
-        ValueError: the global batch does not give every replica the same even number of pictures.
+        ValueError: the global batch does not give every replica the same even number of pictures, or there are
+            several replicas with `train.xla`.
     """
 
     train_function: Any
@@ -83,6 +84,8 @@ class TCP(keras.Model):
                 f"data.batch_size must give {each} the same even number of pictures, "
                 f"got {config.data.batch_size} for {replicas} replicas"
             )
+        if config.train.xla and replicas > 1:
+            raise ValueError(f"train.xla: a step is compiled for one device, got {replicas} replicas")
         self.config = config
         recompute = config.train.recompute
         self.encoder = build_encoder(config, recompute=recompute)
@@ -93,8 +96,8 @@ class TCP(keras.Model):
         self.generator_ema = build_generator(config, "generator_ema")
         self.encoder_ema.trainable = self.generator_ema.trainable = False
         for average, network in self._averages():
-            for target, source in zip(average.weights, network.weights):
-                target.assign(source)
+            for own, source in zip(average.weights, network.weights):
+                own.assign(source)
         self.step = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
@@ -204,28 +207,39 @@ class TCP(keras.Model):
             tf.errors.InvalidArgumentError: a mean or a gradient is not finite on some replica (see
                 `guards.not_finite`); nothing has changed on any.
         """
+        gradients, means = self.gradients_and_means(batch)
+        with tf.control_dependencies([guards.assert_finite(means)]):
+            self.update(gradients)
+        # What several workers return Keras reduces along the first axis, which scalars do not have.
+        return {name: mean[None] for name, mean in means.items()} if self.config.multi_worker else means
+
+    def gradients_and_means(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
+        """`accumulated_gradients`, and what a step returns."""
         gradients, terms = self.accumulated_gradients(batch)
         for side, values in gradients.items():
             terms[f"gradients/{side}"] = self.objective.replicas * guards.norm(values)
-        means = self._logged(terms)
-        with tf.control_dependencies([guards.assert_finite(means)]):
-            self.optimizer.apply_gradients(zip(gradients["g"], self.generator_side))
-            self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
-            share = 1.0 - self.average_decay(tf.convert_to_tensor(self.step))
-            for average, network in self._averages():
-                for target, source in zip(average.weights, network.weights):
-                    target.assign(target + share * (source - target))
-            self.step.assign_add(1)
-        # What several workers return Keras reduces along the first axis, which scalars do not have.
-        return {name: mean[None] for name, mean in means.items()} if self.config.multi_worker else means
+        return gradients, self._logged(terms)
+
+    def update(self, gradients: dict[str, list[tf.Tensor]]) -> None:
+        """One step of both optimizers with the gradients of `gradients`, then of the averages, and the count."""
+        self.optimizer.apply_gradients(zip(gradients["g"], self.generator_side))
+        self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
+        share = 1.0 - self.average_decay(tf.convert_to_tensor(self.step))
+        for average, network in self._averages():
+            for own, source in zip(average.weights, network.weights):
+                own.assign(own + share * (source - own))
+        self.step.assign_add(1)
 
     def accumulated_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """`gradients` of `train.accumulate` equal parts of the batch, one after another: in the memory of one part.
 
         No example depends on another but on its neighbour, which is in the same part, so the sum over the parts is the
         gradient of the whole batch but for rounding, and so are the terms' means. Only the codes' variances are means
-        over the parts instead of over the batch.
+        over the parts instead of over the batch. With `train.xla` XLA compiles it all; its random numbers are others.
         """
+        if self.config.train.xla and not target.xla():
+            with target.assumed(xla=True):
+                return tf.function(self.accumulated_gradients, autograph=False, jit_compile=True)(batch)
         parts = self.config.train.accumulate
         if parts == 1:
             return self.gradients(batch)

@@ -18,7 +18,7 @@ from typing import Callable
 import numpy as np
 import tensorflow as tf
 
-from tcp_tf import ops
+from tcp_tf import ops, target
 
 TILE, TAPS = 4, 3  # outputs and kernel along one axis
 REACH = TILE + TAPS - 1  # inputs of a tile along one axis
@@ -74,7 +74,7 @@ def pays(maps: tf.Tensor, kernel: Sequence[int], channels_from: int = CHANNELS_F
         and min(kernel[2:]) >= channels_from
         and maps.dtype == tf.float32
         and (known is None or known >= POSITIONS_FROM)
-        and not tf.config.list_logical_devices("GPU")
+        and not target.gpu()
     )
 
 

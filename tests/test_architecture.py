@@ -21,9 +21,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # every knob; the only room that reads YAML
     "config": set(),
     # networks, from tensor arithmetic upwards; they take scalars, not configurations
-    "ops": set(),
-    "winograd": {"ops"},
-    "gradients": {"ops", "winograd"},
+    "target": set(),
+    "ops": {"target"},
+    "winograd": {"ops", "target"},
+    "gradients": {"ops", "target", "winograd"},
     "layers": {"gradients", "ops", "winograd"},
     "encoder": {"ops", "layers"},
     "generator": {"ops", "layers"},
@@ -38,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "guards": set(),
     "draws": {"config", "masks", "generator"},
     "optimizers": {"config"},
-    "model": {"config", "ops", "autoencoder", "blending", "guards", "losses", "objective", "draws", "optimizers"}
+    "model": {"config", "ops", "target", "autoencoder", "blending", "guards", "losses", "objective", "draws"}
+    | {"optimizers"}
     | NETWORKS,
     # bytes to images
     "images": set(),
@@ -99,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"allocator", "config", "callbacks", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
-    | {"discriminators", "official_names", "images", "pictures", "winograd", "export"},
+    | {"discriminators", "official_names", "images", "pictures", "target", "winograd", "export"},
 }
 
 # Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.

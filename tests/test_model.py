@@ -18,7 +18,7 @@ import tensorflow as tf
 from small import Noise, enliven, kind, label, relative_difference, small_batch, small_config
 
 from benchmarks.flops import needed
-from tcp_tf import blending, losses, ops, run_dir, training
+from tcp_tf import blending, losses, ops, run_dir, target, training
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
@@ -269,6 +269,31 @@ def every_node(graph: Any) -> Iterator[Any]:
     yield from graph.node
     for function in graph.library.function:
         yield from function.node_def
+
+
+def test_what_a_gpu_and_xla_are_given_is_the_same_step() -> None:
+    """All terms, R1 and consistency due, by TensorFlow's kernels in both ways, which draw the same numbers."""
+    model = make("augment.content_colours=0.5")
+    batch = small_batch(model.config)
+    expected, expected_terms = model.gradients(batch)
+    with target.assumed(gpu=True, xla=True):
+        gradients, terms = model.gradients(batch)
+    for name in terms:
+        np.testing.assert_allclose(terms[name], expected_terms[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    for side in ("g", "d"):
+        assert relative_difference(gradients[side], expected[side]) < 1e-5
+
+
+def test_xla_compiles_the_gradients_of_a_step_where_asked() -> None:
+    """On a step of the warm-up, which is compiled in seconds."""
+    plain, compiled = make("model.noise=false"), make("model.noise=false", "train.xla=true")
+    plain.warming_up = compiled.warming_up = True
+    batch = small_batch(plain.config)
+    step = tf.function(compiled.gradients_and_means, autograph=False).get_concrete_function(batch)
+    assert [node for node in every_node(step.graph.as_graph_def()) if node.attr["_XlaMustCompile"].b]
+    (gradients, means), (expected, expected_means) = step(batch), plain.gradients_and_means(batch)
+    assert relative_difference(gradients["g"], expected["g"]) < 1e-5
+    np.testing.assert_allclose(means["g/l1"], expected_means["g/l1"], rtol=1e-5)
 
 
 def test_parts_of_a_step_wait_for_each_other() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tcp_tf import ops
+from tcp_tf import ops, target
 
 RNG = np.random.default_rng(0)
 
@@ -34,6 +36,29 @@ def test_blur_keeps_the_mean_and_has_its_taps() -> None:
     images = draw(1, 8, 8, 3)
     whole, strided = (ops.blur(tf.constant(images), [1, 2, 1], (1, 0), stride=stride) for stride in (1, 2))
     np.testing.assert_allclose(strided, whole[:, ::2, ::2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "filtered",
+    [
+        lambda x: ops.blur(x, [1, 3, 3, 1], (2, 1), gain=4.0),
+        lambda x: ops.blur(x, [1, 2, 1], (1, 0), stride=2),
+        ops.upsample_bilinear,
+    ],
+)
+def test_filters_for_xla_are_the_same_filters(filtered: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    maps = tf.constant(draw(2, 5, 8, 3))
+    weights = tf.constant(draw(*filtered(maps).shape))
+
+    def both(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        result = filtered(maps)
+        return result, tf.gradients(tf.reduce_sum(result * weights), maps)[0]
+
+    expected = tf.function(both, autograph=False)(maps)
+    with target.assumed(xla=True):
+        found = tf.function(both, autograph=False, jit_compile=True)(maps)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("padding", [(1, 1), (2, 1), (0, 3)])

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 import torch
 
-from benchmarks.cases import random_images, stripes
-from benchmarks.children import Request
+from benchmarks.cases import network_sizes, random_images, stripes
+from benchmarks.children import SIZES, WEIGHTS, Request
 from benchmarks.reference_torch import Networks, crops
-from benchmarks.torch_cases import SIZES, WEIGHTS, load_networks
+from benchmarks.torch_cases import load_networks
 from tcp_tf import config as configuration
 from tcp_tf import official_names, ops
 from tcp_tf.autoencoder import AutoEncoder
@@ -58,21 +58,8 @@ def write(
     """The weights in the official order and layout, and the sizes that the PyTorch networks are built from."""
     entries = official_names.entries(ours.encoder, ours.generator, critic, patch_critic)
     arrays = official_names.export([entry for entry in entries if entry.layout is not None])
-    sizes = {
-        "downsamples": config.model.downsamples,
-        "content_dim": config.model.content_dim,
-        "style_dim": config.model.style_dim,
-        "noise": config.model.noise,
-        "encoder": ours.encoder.widths,
-        "generator": ours.generator.widths,
-        "discriminator": critic.widths,
-        "side": config.data.resolution // 2 ** len(critic.blocks),
-        "patch_discriminator": patch_critic.widths,
-        "dense": [layer.kernel.shape[1] for layer in patch_critic.dense[:-1]],
-        "patch_size": config.model.patch_size,
-    }
     np.savez(directory / WEIGHTS, **arrays)
-    (directory / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
+    (directory / SIZES).write_text(json.dumps(network_sizes(config, ours, critic, patch_critic)), encoding="utf-8")
 
 
 def nchw(images: tf.Tensor) -> torch.Tensor:

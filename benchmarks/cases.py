@@ -24,6 +24,7 @@ from tcp_tf import answers, data, metrics, sources, training, winograd
 from tcp_tf import config as configuration
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
+from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.model import TCP
 
 PHOTOGRAPHS, QUALITY = 48, 90  # files of the pipeline's folder, and their JPEG quality
@@ -186,6 +187,25 @@ def edits(batch: int, regions: int, side: int) -> tuple[tf.Tensor, tf.Tensor, tf
     )
 
 
+def network_sizes(
+    config: Config, ours: AutoEncoder, critic: Discriminator, patch_critic: PatchDiscriminator
+) -> dict[str, Any]:
+    """What `reference_torch.Networks` is built from."""
+    return {
+        "downsamples": config.model.downsamples,
+        "content_dim": config.model.content_dim,
+        "style_dim": config.model.style_dim,
+        "noise": config.model.noise,
+        "encoder": ours.encoder.widths,
+        "generator": ours.generator.widths,
+        "discriminator": critic.widths,
+        "side": config.data.resolution // 2 ** len(critic.blocks),
+        "patch_discriminator": patch_critic.widths,
+        "dense": [layer.kernel.shape[1] for layer in patch_critic.dense[:-1]],
+        "patch_size": config.model.patch_size,
+    }
+
+
 def served(config: Config, request: Request) -> dict[str, Any]:
     """The exported `masked_blend` through a Session, which is how TensorFlow Serving runs it.
 
@@ -237,9 +257,9 @@ def stripes(batch: int, regions: int, side: int) -> tf.Tensor:
 class Trainer:
     """A model, its strategy and one batch, and the phases of its training: steps differ by the lazy terms due."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, strategy: Optional[tf.distribute.Strategy] = None):
         self.config = config
-        self.strategy = training.prepare(config)
+        self.strategy = strategy or training.prepare(config)
         with self.strategy.scope():
             self.model = TCP(config)
             self.model.compile()

@@ -26,6 +26,7 @@ NO_CONSISTENCY = ("loss.g.code_consistency.content=0", "loss.g.code_consistency.
 NO_ALIGNMENT = ("loss.g.content_alignment=0",)
 
 ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS, SIZES = "weights.npz", "sizes.json"  # what the PyTorch side is built from
 MARK = "benchmark result: "
 
 
@@ -88,6 +89,10 @@ def main() -> int:
         from benchmarks import agreement
 
         result = agreement.run(request)
+    elif request.side == "program":
+        from benchmarks import programs
+
+        result = programs.write(request)
     else:
         from benchmarks import torch_cases
 

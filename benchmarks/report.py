@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from benchmarks import speed
-from benchmarks.children import ROOT
+from benchmarks.children import ROOT, TRAINING
 from benchmarks.compare import FAIR
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "speed.md"
@@ -35,6 +35,14 @@ there. To measure a machine of your own, in the project's environment:
     python -m benchmarks.compare --json benchmarks/results/compare.json        # needs the extra `bench` (PyTorch)
     python -m benchmarks.scaling --json benchmarks/results/scaling.json
     python -m benchmarks.report
+
+A machine with an accelerator and without TensorFlow can be measured, too: `python -m benchmarks.programs` writes the
+cases as XLA programs, and `python -m benchmarks.on_jax` runs them there by the XLA in JAX, beside PyTorch. *Of memory*
+is then the share of the speed of a large copy that the reads and writes of all kernels, as XLA counts them, come to;
+ceilings are measured with larger sizes (a product of 8192 cubed, 128 maps). That is how the GPU's figures below were
+made: they hold for what XLA compiles, not for TensorFlow's own kernels. `train.xla: true` compiles a training step's
+gradients, in the ways that XLA is good at: filters and resizes as sums of shifted maps. They are the plain ones to 1e-5
+(`tests/test_model.py`); how fast they are on a GPU has not been measured.
 
 Every case runs in a process of its own. Times are medians, the spread is the distance of the quartiles over the
 median; memory is the process's peak (the GPU's, where there is one). FLOPs are those of convolutions and matrix
@@ -89,7 +97,13 @@ def where(results: dict[str, Any]) -> str:
     settings = "".join(f", `{override}`" for override in results["overrides"])
     allocator = f", allocator {results['allocator']}" if "allocator" in results else ""
     note = f" {results['note']}" if "note" in results else ""  # by hand: what the measurement does not know of itself
-    return f"{device}; TensorFlow {ceiling['tensorflow']}; `{results['config']}`{settings}{allocator}.{note}"
+    by = (
+        f" (programs of TensorFlow {ceiling['tensorflow']}, compiled by JAX {ceiling['jax']})"
+        if "jax" in ceiling
+        else ""
+    )
+    by = by or f"; TensorFlow {ceiling['tensorflow']}"
+    return f"{device}{by}; `{results['config']}`{settings}{allocator}.{note}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -106,9 +120,16 @@ def speed_section(results: dict[str, Any]) -> Iterator[str]:
     yield where(results)
     yield (
         f"Ceiling, {ceiling['dtype']}: convolution {ceiling['convolution'] / 1e9:,.0f} GFLOP/s, matrix product "
-        f"{ceiling['matmul'] / 1e9:,.0f} GFLOP/s.\n"
+        f"{ceiling['matmul'] / 1e9:,.0f} GFLOP/s"
+        + (f", copy {ceiling['bandwidth'] / 1e9:,.0f} GB/s.\n" if "bandwidth" in ceiling else ".\n")
     )
-    yield from table(speed.COLUMNS, [speed.cells(result, ceiling) for result in results["results"]])
+    rows = [speed.cells(result, ceiling) for result in results["results"]]
+    header = [*speed.COLUMNS]
+    if "bandwidth" in ceiling:
+        header.append("of memory")
+        for row, result in zip(rows, results["results"]):
+            row.append(f"{result['bytes'] / result['median_s'] / ceiling['bandwidth']:.0%}")
+    yield from table(header, rows)
     for result in results["results"]:
         if "times_in_process" in result:
             yield (
@@ -132,11 +153,13 @@ def compare_section(results: dict[str, Any]) -> Iterator[str]:
     """One run of `benchmarks.compare`: medians, and how many times as long as ours the others take."""
     yield where(results)
     worst = max(results["agreement"].values())
-    yield (
-        f"Outputs agree to {worst:.0e} (norm of the difference over norm). Training without "
-        f"{', '.join(f'`{name.partition(chr(61))[0]}`' for name in FAIR)}, which the other side has not.\n"
-    )
-    sides = list(results["results"][0]["sides"]) if results["results"] else []
+    whose = " with those of the CPU" if results["ceiling"]["gpus"] else ""
+    text = f"Outputs agree{whose} to {worst:.0e} (norm of the difference over norm)."
+    if any(result["case"] in TRAINING for result in results["results"]):
+        without = ", ".join(f"`{name.partition('=')[0]}`" for name in FAIR)
+        text += f" Training without {without}, which the other side has not."
+    yield text + "\n"
+    sides = list(dict.fromkeys(side for result in results["results"] for side in result["sides"]))
     header = ["case", "batch", *(f"{side}{what}" for side in sides for what in ("", " memory"))]
     yield from table(header, [list(compare_row(result, sides)) for result in results["results"]])
 
@@ -146,9 +169,9 @@ def compare_row(result: dict[str, Any], sides: Sequence[str]) -> Iterator[str]:
     yield str(result["batch"])
     ours = result["sides"]["ours"]
     for side in sides:
-        measured = result["sides"][side]
-        if "error" in measured:
-            yield "failed"
+        measured = result["sides"].get(side)
+        if measured is None or "error" in measured:
+            yield "failed" if measured else ""
             yield ""
             continue
         ratio = f" ({measured['median_s'] / ours['median_s']:.2f} x)" if side != "ours" and "error" not in ours else ""

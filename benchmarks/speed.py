@@ -126,7 +126,9 @@ def cells(result: dict[str, Any], ceiling: dict[str, Any]) -> list[str]:
     if "error" in result:
         return [*row, f"failed: {result['error']}"]
     median = result["median_s"]
-    row += [duration(median), f"{result['spread']:.0%}", f"{result['images'] / median:.3g}"]
+    spread = f"{result['spread']:.0%}" if "spread" in result else ""
+    rate = result["images"] / median
+    row += [duration(median), spread, f"{rate:.3g}" if rate < 999.5 else f"{rate:,.0f}"]
     if "flops" in result:
         speed = result["flops"] / median
         row += [giga(result["flops"]), giga(speed)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -12,12 +13,11 @@ import numpy as np
 import torch
 
 from benchmarks import measuring
-from benchmarks.children import DECODE, ENCODE, STEP, STYLE_MAP, TRAINING, Request
+from benchmarks.children import DECODE, ENCODE, SIZES, STEP, STYLE_MAP, TRAINING, WEIGHTS, Request
 from benchmarks.reference_torch import Networks, Objectives
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
 
-WEIGHTS, SIZES = "weights.npz", "sizes.json"
 FLAGS = ("eager", "compiled", "channels_last", "ungrouped", "bfloat16")
 
 
@@ -38,10 +38,11 @@ def flags_of(mode: str) -> set[str]:
 
 
 def load_networks(directory: Path, grouped: bool) -> Networks:
-    """The networks of `agreement.write`."""
+    """The networks of `agreement.write`; with the weights that they were drawn with where there are none."""
     networks = Networks(json.loads((directory / SIZES).read_text(encoding="utf-8")), grouped)
-    with np.load(directory / WEIGHTS) as stored:
-        networks.load([stored[name] for name in stored.files])
+    if (directory / WEIGHTS).exists():
+        with np.load(directory / WEIGHTS) as stored:
+            networks.load([stored[name] for name in stored.files])
     return networks
 
 
@@ -51,6 +52,11 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         ValueError: no such case or mode.
     """
+    return prepared(request)(request.seconds)
+
+
+def prepared(request: Request) -> Callable[[float], dict[str, Any]]:
+    """A function that measures one case in one mode for so many seconds, as often as it is called; see `run`."""
     config = configuration.load(request.config, request.overrides)
     flags = flags_of(request.side)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,13 +69,17 @@ def run(request: Request) -> dict[str, Any]:
     side = config.data.resolution
     images = torch.rand(request.batch, 3, side, side, device=device).mul(2).sub(1).to(memory_format=layout)
     precision = torch.autocast(device.type, torch.bfloat16) if "bfloat16" in flags else contextlib.nullcontext()
-    with precision:
-        if request.case in TRAINING:
-            result = train(config, networks, images, request)
-        else:
-            result = infer(config, networks, images, request)
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else measuring.peak_memory()
-    return {**result, "images": request.batch, "peak_bytes": memory, "torch": torch.__version__}
+    function = train if request.case in TRAINING else infer
+
+    def measure(seconds: float) -> dict[str, Any]:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with precision:
+            result = function(config, networks, images, dataclasses.replace(request, seconds=seconds))
+        memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else measuring.peak_memory()
+        return {**result, "images": request.batch, "peak_bytes": memory, "torch": torch.__version__}
+
+    return measure
 
 
 def compile_parts(networks: Networks) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import tensorflow as tf
 from small import SETTINGS, TINY, relative_difference, small_batch, small_config
 
-from benchmarks import cases, children, compare, flops, measuring, report, scaling, speed
+from benchmarks import cases, children, compare, flops, measuring, programs, report, scaling, speed
 from benchmarks.children import CaseError, Request
 from tcp_tf import config as configuration
 from tcp_tf import official_names
@@ -127,6 +129,34 @@ def test_training_cases_amortise_their_phases() -> None:
     assert plain < whole["flops"] < max(phase["flops"] for phase in whole["phases"].values())
     part = cases.run(tiny_request("generator_part"))
     assert 0 < part["flops"] < plain
+
+
+@pytest.mark.slow
+def test_programs_run_where_tensorflow_is_not(tmp_path: Path) -> None:
+    """A case as an XLA program: what stands beside it is enough to run it, and XLA in JAX finds the same picture."""
+    arguments = ["--config", str(TINY), *(word for each in SETTINGS for word in ("--set", each)), "--batch", "2"]
+    assert programs.main([str(tmp_path), *arguments, "--cases", children.STYLE_MAP]) == 0
+    (entry,) = json.loads((tmp_path / programs.INDEX).read_text(encoding="utf-8"))
+    assert entry["case"] == children.STYLE_MAP and entry["flops"] > 0
+    assert [told.get("draw") for told in entry["inputs"][:3]] == ["pictures", "pictures", "stripes"]
+    assert all(("draw" in told) != ("values" in told) for told in entry["inputs"])
+    masks = entry["inputs"][2]["shape"]
+    np.testing.assert_array_equal(programs.drawn("stripes", masks, 2), cases.stripes(2, 1, masks[2]))
+    pytest.importorskip("jax", reason="JAX (extra `bench`) is not installed")
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.on_jax",
+        str(tmp_path),
+        "--seconds",
+        "0.01",
+        "--results",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=children.ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = json.loads((tmp_path / "speed_gpu.json").read_text(encoding="utf-8"))["results"]
+    assert result["case"] == children.STYLE_MAP and result["median_s"] > 0 and result["bytes"] > 0
 
 
 def test_pipeline_case(monkeypatch: pytest.MonkeyPatch) -> None:

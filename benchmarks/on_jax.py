@@ -284,7 +284,7 @@ def save(directory: Path, ceilings: dict[str, Any], measured: Sequence[tuple[dic
         ours = [
             {"case": result["case"], "batch": result["batch"], **result["sides"]["ours"]}
             for entry, result in mine
-            if result["regions"] == 1 and not set(FAIR) <= set(entry["overrides"])
+            if result["regions"] == 1 and not (result["case"] == STEP and set(FAIR) <= set(entry["overrides"]))
         ]
         write(directory / f"speed_gpu{suffix}.json", {**head, "results": ours})
         both = [result for _, result in mine if len(result["sides"]) > 1]

@@ -516,6 +516,14 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_with_both_numbers() -> N
         TCP(small_config("data.batch_size=8", "train.accumulate=3"))
 
 
+def test_xla_is_for_one_device() -> None:
+    with (
+        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope(),
+        pytest.raises(ValueError, match="train.xla: a step is compiled for one device, got 2 replicas"),
+    ):
+        TCP(small_config("train.xla=true"))
+
+
 def test_held_out_terms() -> None:
     model = make()
     terms = model.test_step(small_batch(model.config))

@@ -246,12 +246,8 @@ def served(config: Config, request: Request) -> dict[str, Any]:
 
 
 def stripes(batch: int, regions: int, side: int) -> tf.Tensor:
-    """One upright stripe per region, half of the picture in all: `[N, R, side, side, 1]`."""
-    edges = np.linspace(0, side // 2, regions + 1).astype(int)
-    masks = np.zeros([batch, regions, side, side, 1], np.float32)
-    for region in range(regions):
-        masks[:, region, :, edges[region] : edges[region + 1]] = 1.0
-    return tf.constant(masks)
+    """`measuring.stripes` as a tensor."""
+    return tf.constant(measuring.stripes(batch, regions, side))
 
 
 class Trainer:
@@ -330,15 +326,11 @@ def training_step(config: Config, seconds: float) -> dict[str, Any]:
             "flops": trainer.flops(trainer.model.gradients, phase),
             **measured,
         }
-    frequent = max(parts.values(), key=lambda part: part["share"])
     return {
-        "median_s": measuring.weighted([(part["share"], part["median_s"]) for part in parts.values()]),
+        **measuring.amortised(parts),
         "flops": measuring.weighted([(part["share"], part["flops"]) for part in parts.values()]),
-        "spread": frequent["spread"],
-        "repeats": frequent["repeats"],
         "images": config.data.batch_size,
         "peak_bytes": peak_bytes(),
-        "phases": parts,
     }
 
 

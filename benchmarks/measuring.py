@@ -1,4 +1,4 @@
-"""Clocks, memory and the machine's name: what both sides of a comparison share. No TensorFlow, no PyTorch."""
+"""Clocks, memory, the machine's name and masks: what both sides of a comparison share. No TensorFlow, no PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
+
+import numpy as np
 
 MIN_REPEATS, MAX_REPEATS = 3, 200
 
@@ -51,6 +53,32 @@ def weighted(parts: Sequence[tuple[float, float]]) -> float:
     """Mean of (share, value) pairs whose shares sum to one."""
     assert math.isclose(sum(share for share, _ in parts), 1.0)
     return sum(share * value for share, value in parts)
+
+
+def amortised(phases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A step of the phases' medians by their share of the steps, with the spread and repeats of the commonest one.
+
+    Args:
+        phases: name -> {"share", ...} and a `summary`; the shares sum to one.
+    Returns:
+        {"median_s", "spread", "repeats", "phases"}.
+    """
+    frequent = max(phases.values(), key=lambda phase: phase["share"])
+    return {
+        "median_s": weighted([(phase["share"], phase["median_s"]) for phase in phases.values()]),
+        "spread": frequent["spread"],
+        "repeats": frequent["repeats"],
+        "phases": phases,
+    }
+
+
+def stripes(batch: int, regions: int, side: int) -> np.ndarray:
+    """Masks: one upright stripe per region, half of the picture in all, `[N, R, side, side, 1]`."""
+    edges = np.linspace(0, side // 2, regions + 1).astype(int)
+    masks = np.zeros([batch, regions, side, side, 1], np.float32)
+    for region in range(regions):
+        masks[:, region, :, edges[region] : edges[region + 1]] = 1.0
+    return masks
 
 
 def peak_memory() -> int:

@@ -145,13 +145,7 @@ class Program:
             share = seconds / len(self.entry["phases"])
             calls = measuring.measure(functools.partial(self.call, phase["step"]), share, warm_up=2)
             phases[name] = {"share": phase["share"], "flops": phase["flops"], **measuring.summary(calls)}
-        frequent = max(phases.values(), key=lambda phase: phase["share"])
-        return {
-            "median_s": measuring.weighted([(phase["share"], phase["median_s"]) for phase in phases.values()]),
-            "spread": frequent["spread"],
-            "repeats": frequent["repeats"],
-            "phases": phases,
-        }
+        return measuring.amortised(phases)
 
 
 def best(function: Callable[..., Any], *operands: Any) -> float:

@@ -1,7 +1,7 @@
 """The cases as XLA programs, for a machine with an accelerator and without TensorFlow.
 
     python -m benchmarks.programs DIRECTORY --batch 1 8 --training-batch 4 16        here, TensorFlow on a CPU is enough
-    python -m benchmarks.on_jax DIRECTORY --json benchmarks/results/speed_gpu.json   there, with JAX's client
+    python -m benchmarks.on_jax DIRECTORY --results benchmarks/results               there, with JAX's client
 
 Each is what TensorFlow hands to its own XLA when it compiles a function for a GPU, before any choice that depends on
 the machine. Training is a whole step of `TCP.train_step`: gradients, optimizers, averages. Only the guard against
@@ -22,7 +22,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from benchmarks import children
+from benchmarks import children, measuring
 from benchmarks.children import BLENDS, DECODE, ENCODE, INFERENCE, SIZES, STEP, CaseError, Request
 from benchmarks.speed import DEFAULT
 
@@ -86,12 +86,7 @@ def drawn(kind: str, shape: Sequence[int], place: int) -> np.ndarray:
         return random.standard_normal(shape, np.float32)
     if kind == PICTURES:
         return random.random(shape, np.float32) * 2 - 1
-    values = np.zeros(shape, np.float32)
-    if kind == STRIPES:  # [N, R, H, W, 1], as `cases.stripes`
-        edges = np.linspace(0, shape[3] // 2, shape[1] + 1).astype(int)
-        for region in range(shape[1]):
-            values[:, region, :, edges[region] : edges[region + 1]] = 1.0
-    return values
+    return measuring.stripes(*shape[:3]) if kind == STRIPES else np.zeros(shape, np.float32)
 
 
 def write(request: Request) -> dict[str, Any]:
@@ -124,16 +119,15 @@ def write(request: Request) -> dict[str, Any]:
         "tensorflow": tf.__version__,
         "images": request.batch,
     }
-    networks = (
-        AutoEncoder.from_config(config),
-        model.build_discriminator(config),
-        model.build_patch_discriminator(config),
-    )
-    described = json.dumps(cases.network_sizes(config, *networks))
-    (Path(str(request.weights)) / SIZES).write_text(described, encoding="utf-8")
+
+    def describe(*networks: Any) -> None:
+        described = json.dumps(cases.network_sizes(config, *networks))
+        (Path(str(request.weights)) / SIZES).write_text(described, encoding="utf-8")
+
     if request.case == STEP:
         trainer = cases.Trainer(config, tf.distribute.get_strategy())
         tcp = trainer.model
+        describe(tcp.ema, tcp.discriminator, tcp.patch_discriminator)
 
         def step(image: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
             gradients, means = tcp.gradients_and_means({"image": image, "position": position})
@@ -145,7 +139,7 @@ def write(request: Request) -> dict[str, Any]:
             " ".join(phase) or "plain": {"step": number, "share": share, "flops": trainer.flops(tcp.gradients, phase)}
             for phase, (number, share) in trainer.phases.items()
         }
-        entry["flops"] = sum(phase["share"] * phase["flops"] for phase in entry["phases"].values())
+        entry["flops"] = measuring.weighted([(phase["share"], phase["flops"]) for phase in entry["phases"].values()])
         most = max(entry["phases"].values(), key=lambda phase: phase["flops"])
         tcp.step.assign(most["step"])
         states = [tcp.step, *tcp.variables, *tcp.optimizer.variables, *tcp.discriminator_optimizer.variables]
@@ -153,7 +147,8 @@ def write(request: Request) -> dict[str, Any]:
         if request.batch <= CHECKED_STEP:
             entry["first"] = {name: float(mean) for name, mean in tf.function(step, autograph=False)(*inputs).items()}
         return entry
-    autoencoder = networks[0]
+    autoencoder = AutoEncoder.from_config(config)
+    describe(autoencoder, model.build_discriminator(config), model.build_patch_discriminator(config))
     function, given = cases.inference_call(autoencoder, config, request)
     inputs = _own_inputs(request.case, given)
     entry["flops"] = cases.asked_flops(function, *inputs)

@@ -97,12 +97,8 @@ def where(results: dict[str, Any]) -> str:
     settings = "".join(f", `{override}`" for override in results["overrides"])
     allocator = f", allocator {results['allocator']}" if "allocator" in results else ""
     note = f" {results['note']}" if "note" in results else ""  # by hand: what the measurement does not know of itself
-    by = (
-        f" (programs of TensorFlow {ceiling['tensorflow']}, compiled by JAX {ceiling['jax']})"
-        if "jax" in ceiling
-        else ""
-    )
-    by = by or f"; TensorFlow {ceiling['tensorflow']}"
+    version = f"TensorFlow {ceiling['tensorflow']}"
+    by = f" (programs of {version}, compiled by JAX {ceiling['jax']})" if "jax" in ceiling else f"; {version}"
     return f"{device}{by}; `{results['config']}`{settings}{allocator}.{note}"
 
 

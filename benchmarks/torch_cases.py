@@ -116,10 +116,7 @@ def infer(config: Config, networks: Networks, images: torch.Tensor, request: Req
         if request.case == STYLE_MAP:
             regions = request.regions
             looks = torch.rand(batch, regions, 3, side, side, device=images.device) * 2 - 1
-            masks = torch.zeros(batch, regions, side, side, device=images.device)
-            edges = np.linspace(0, side // 2, regions + 1).astype(int)
-            for region in range(regions):
-                masks[:, region, :, edges[region] : edges[region + 1]] = 1.0
+            masks = torch.from_numpy(measuring.stripes(batch, regions, side)[..., 0]).to(images.device)
             return timed(lambda: networks.masked_blend(images, looks, masks), request.seconds)
     raise ValueError(f"no such case on the PyTorch side: {request.case!r}")
 

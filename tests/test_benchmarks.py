@@ -142,6 +142,7 @@ def test_programs_run_where_tensorflow_is_not(tmp_path: Path) -> None:
     assert all(("draw" in told) != ("values" in told) for told in entry["inputs"])
     masks = entry["inputs"][2]["shape"]
     np.testing.assert_array_equal(programs.drawn("stripes", masks, 2), cases.stripes(2, 1, masks[2]))
+    assert programs.drawn("stripes", masks, 2).mean() == 0.5
     pytest.importorskip("jax", reason="JAX (extra `bench`) is not installed")
     command = [
         sys.executable,

@@ -144,6 +144,9 @@ def line(result: dict[str, Any]) -> str:
         text = f"{side} {duration(measured['median_s'])} {measured['peak_bytes'] / 2**30:.1f} GiB"
         if side != "ours" and "error" not in ours:
             text += f" ({measured['median_s'] / ours['median_s']:.2f}x)"
+        if "phases" in measured:
+            phases = [f"{name} {duration(phase['median_s'])}" for name, phase in measured["phases"].items()]
+            text += f" [{', '.join(phases)}]"
         parts.append(text)
     return f"{result['case']}, batch {result['batch']}: " + "; ".join(parts)
 

@@ -144,7 +144,8 @@ def write(request: Request) -> dict[str, Any]:
         tcp.step.assign(most["step"])
         states = [tcp.step, *tcp.variables, *tcp.optimizer.variables, *tcp.discriminator_optimizer.variables]
         entry.update(_program(step, inputs, request, states, tcp.step))
-        if request.batch <= CHECKED_STEP:
+        # With colours mixed at random every term is another: XLA draws other numbers.
+        if request.batch <= CHECKED_STEP and not config.augment.content_colours:
             entry["first"] = {name: float(mean) for name, mean in tf.function(step, autograph=False)(*inputs).items()}
         return entry
     autoencoder = AutoEncoder.from_config(config)

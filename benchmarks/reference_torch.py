@@ -12,7 +12,7 @@ Parameters stand in the order of the official state dict, so that `load` can tak
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
@@ -28,6 +28,33 @@ def normalize(values: torch.Tensor) -> torch.Tensor:
     return values * torch.rsqrt(values.square().sum(dim=1, keepdim=True) + 1e-8)
 
 
+class Filter(torch.autograd.Function):
+    """Each channel's correlation with one kernel, or the adjoint of it, which is its gradient.
+
+    Left to differentiate a convolution twice, PyTorch computes the kernel's gradient, too, which nobody asked for: for
+    every channel a convolution with a whole map as its kernel. The Swapping Autoencoder's published code has an
+    operation of its own here as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: torch.Tensor, kernel: torch.Tensor, like: Optional[torch.Tensor] = None) -> Any:
+        """The filtered maps; with `like`, which are of the shape that was filtered, the adjoint."""
+        ctx.save_for_backward(kernel, maps if like is None else None)
+        channels = maps.shape[1]
+        kernels = kernel.repeat(channels, 1, 1, 1)
+        if like is None:
+            return F.conv2d(maps, kernels, groups=channels)
+        once, none = [1, 1], [0, 0]
+        return torch.ops.aten.convolution_backward(
+            maps, like, kernels, None, once, none, once, False, none, channels, [True, False, False]
+        )[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        kernel, maps = ctx.saved_tensors
+        return Filter.apply(gradient, kernel, maps), None, None
+
+
 class Blur(nn.Module):
     """Separable filter, the same for every channel, after zero or reflect padding (before, after) of both axes."""
 
@@ -41,9 +68,7 @@ class Blur(nn.Module):
         self.padding, self.mode = (*padding, *padding), mode
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        channels = maps.shape[1]
-        padded = F.pad(maps, self.padding, mode=self.mode)
-        return F.conv2d(padded, self.kernel.repeat(channels, 1, 1, 1), groups=channels)
+        return Filter.apply(F.pad(maps, self.padding, mode=self.mode), self.kernel)
 
 
 class Conv(nn.Module):

@@ -23,6 +23,8 @@ from tcp_tf.layers import Conv, Dense
 from tcp_tf.model import TCP
 from tcp_tf.objective import Objective
 
+pytestmark = pytest.mark.one_stack
+
 SWAPPING_AUTOENCODER = (
     "loss.g.code_consistency.content=0",
     "loss.g.code_consistency.style=0",

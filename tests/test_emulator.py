@@ -31,6 +31,7 @@ from serving.status import StatusError
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
+pytestmark = pytest.mark.one_stack
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "export" / "serving"
 

@@ -33,7 +33,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export.client import connect
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_stack]
 
 CLIENTS, REQUESTS = 64, 2000
 KINDS = 40  # different requests of each sort

@@ -17,6 +17,8 @@ from benchmarks.study import Training
 from tcp_tf import config as configuration
 from tcp_tf.pairs import Pairs
 
+pytestmark = pytest.mark.one_stack
+
 
 def test_what_is_trained() -> None:
     every = study.trainings()

@@ -92,7 +92,7 @@ class ToRGB(keras.layers.Layer):
         self.built = True
 
     def call(self, maps: tf.Tensor, style: Style, noise: Noise = ()) -> tf.Tensor:
-        return bias_and_activate(self.conv(maps, style), self.bias, activate=False)
+        return bias_and_activate(self.conv(maps, style), self.bias, activate=False, trained=self.trainable)
 
 
 def generator_widths(channels: int, max_channels: int, upsamples: int, capacity: float) -> list[int]:

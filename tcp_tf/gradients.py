@@ -16,6 +16,25 @@ SIDE_FROM = 8  # of maps that are made smaller; else most of what their gradient
 MATRIX_PRODUCTS_FROM = 64  # channels; with fewer, TensorFlow's gradient of a strided kernel is as fast
 
 
+def bias_add(values: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """`values + bias`, a bias per channel: `[..., C]` and `[C]`.
+
+    On a CPU, TensorFlow's gradient sums bfloat16 in bfloat16, where 256 + 1 is 256: of maps of 256 x 256 nearly all is
+    lost. A plain sum of the same numbers is taken in float32.
+    """
+    if values.dtype == tf.float32:
+        return tf.nn.bias_add(values, bias)
+
+    @tf.custom_gradient
+    def add(values: tf.Tensor, bias: tf.Tensor):
+        def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return gradient, tf.reduce_sum(gradient, axis=list(range(len(gradient.shape) - 1)))
+
+        return tf.nn.bias_add(values, bias), gradients
+
+    return add(values, bias)
+
+
 def leaky_relu(values: tf.Tensor, slope: float) -> tf.Tensor:
     """Leaky ReLU, differentiated by its result, which has the sign of what came in.
 

@@ -230,7 +230,8 @@ def bias_and_activate(
 ) -> tf.Tensor:
     """`leaky_relu(values + sqrt(2) bias)` where activated (`values` come with the gain), else `values + bias`."""
     if bias is not None:
-        values = tf.nn.bias_add(values, tf.convert_to_tensor(bias) * (ops.SQRT2 if activate else 1.0))
+        add = gradients.bias_add if trained else tf.nn.bias_add
+        values = add(values, tf.convert_to_tensor(bias) * (ops.SQRT2 if activate else 1.0))
     if not activate:
         return values
     return gradients.leaky_relu(values, SLOPE) if trained else tf.nn.leaky_relu(values, SLOPE)

@@ -2,15 +2,16 @@
 
     python -m benchmarks.report
 
-reads every JSON file of `benchmarks/results/` that `benchmarks.speed`, `compare` and `scaling` wrote, in the order of
-their names, and writes the page and, with matplotlib (extra `bench`), one plot per sweep into `docs/pictures/`. What
-was not measured is named as such.
+reads every JSON file of `benchmarks/results/` that `benchmarks.speed`, `compare`, `scaling` and `precision` wrote, in
+the order of their names, and writes the page and, with matplotlib (extra `bench`), one plot per sweep and one of loss
+curves into `docs/pictures/`. What was not measured is named as such.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from benchmarks.children import ROOT, TRAINING
 from benchmarks.compare import FAIR
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "speed.md"
-PICTURES = "pictures"
+PICTURES, CURVES = "pictures", "precision.svg"
+PRECISIONS = ("float32", "mixed_bfloat16")
 NOT_MEASURED = "Not measured."
 GIB = 2**30
 
@@ -34,6 +36,7 @@ there. To measure a machine of your own, in the project's environment:
     python -m benchmarks.speed --json benchmarks/results/speed.json
     python -m benchmarks.compare --json benchmarks/results/compare.json        # needs the extra `bench` (PyTorch)
     python -m benchmarks.scaling --json benchmarks/results/scaling.json
+    python -m benchmarks.precision --json benchmarks/results/precision.json
     python -m benchmarks.report
 
 A machine with an accelerator and without TensorFlow can be measured, too: `python -m benchmarks.programs` writes the
@@ -88,6 +91,10 @@ def page(directory: Path) -> str:
             on_device = [results for results in found if bool(results["ceiling"]["gpus"]) == (device == "GPU")]
             parts.append(f"## {title}, {device}\n")
             parts += ["\n".join(section(results)) + "\n" for results in on_device] or [NOT_MEASURED + "\n"]
+    parts.append("## Training in bfloat16\n")
+    parts += ["\n".join(precision_section(results)) + "\n" for results in read(directory, "precision")] or [
+        NOT_MEASURED + "\n"
+    ]
     return "\n".join(parts)
 
 
@@ -197,6 +204,80 @@ def picture(results: dict[str, Any], sweep: str) -> str:
     return f"speed_{'gpu' if results['ceiling']['gpus'] else 'cpu'}_{sweep}.svg"
 
 
+def precision_section(results: dict[str, Any]) -> Iterator[str]:
+    """One run of `benchmarks.precision`: a plot of the curves, and what they come to."""
+    count = {precision: sum(run["precision"] == precision for run in results["runs"]) for precision in PRECISIONS}
+    note = f" {results['note']}" if "note" in results else ""
+    yield (
+        f"The same training in `float32`, {count['float32']} seeds, and in `mixed_bfloat16`, "
+        f"{count['mixed_bfloat16']}: `{results['config']}`, "
+        f"{', '.join(f'`{override}`' for override in results['overrides'])} "
+        f"(commit {results['commit']}; {results['machine']}). Adversaries, code consistency and content alignment "
+        f"start at {results['start_kimg']:g} kimg.{note}\n"
+    )
+    yield f"![Loss curves in both precisions]({PICTURES}/{CURVES})\n"
+    yield (
+        "Means of the last third of each curve, and measures of held-out pairs at the end. *Distance* is that of the "
+        "two means, in standard deviations of the seeds in `float32`.\n"
+    )
+    rows = []
+    for term in [*terms_of(results), *results["runs"][0]["measures"]]:
+        single, half = (
+            [level(run, term) for run in results["runs"] if run["precision"] == precision] for precision in PRECISIONS
+        )
+        distance = abs(statistics.mean(half) - statistics.mean(single)) / statistics.stdev(single)
+        rows.append(
+            [f"`{term}`", *(f"{min(some):.4g} to {max(some):.4g}" for some in (single, half)), f"{distance:.1f}"]
+        )
+    yield from table(["term", "float32", "bfloat16", "distance"], rows)
+
+
+def terms_of(results: dict[str, Any]) -> list[str]:
+    """Every loss term of all trainings, in the order of their names."""
+    return [term for term in results["runs"][0]["curve"] if all(term in run["curve"] for run in results["runs"])][1:]
+
+
+def points(curve: dict[str, Any], term: str) -> list[tuple[float, float]]:
+    """(kimg, value) wherever a term was computed."""
+    return [(kimg, value) for kimg, value in zip(curve["kimg"], curve[term]) if value is not None]
+
+
+def level(run: dict[str, Any], term: str) -> float:
+    """The mean of a term over the last third of a curve, or what was measured at the end."""
+    if term in run["measures"]:
+        return run["measures"][term]
+    end = run["curve"]["kimg"][-1]
+    return statistics.mean(value for kimg, value in points(run["curve"], term) if kimg > end * 2 / 3)
+
+
+def plot_precision(results: dict[str, Any], directory: Path) -> None:
+    """Every term's curve, float32 grey and bfloat16 red; the same bytes for the same results."""
+    pyplot = drawing()
+    directory.mkdir(parents=True, exist_ok=True)
+    terms = terms_of(results)
+    figure, places = pyplot.subplots(-(-len(terms) // 4), 4, figsize=(12, 2.2 * -(-len(terms) // 4)), squeeze=False)
+    for axes in places.flat[len(terms) :]:
+        axes.axis("off")
+    for axes, term in zip(places.flat, terms):
+        for run in results["runs"]:
+            single = run["precision"] == PRECISIONS[0]
+            axes.plot(
+                *zip(*points(run["curve"], term)),
+                color="0.6" if single else "tab:red",
+                linewidth=1.0,
+                label=run["precision"],
+            )
+        axes.set_title(term, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    handles, labels = places.flat[0].get_legend_handles_labels()
+    named = dict(zip(labels, handles))
+    figure.legend(named.values(), named.keys(), loc="lower right")
+    figure.supxlabel("kimg", fontsize=9)
+    figure.tight_layout()
+    save(figure, directory / CURVES)
+
+
 def drawing() -> Any:
     """Matplotlib's pyplot, set to draw the same bytes for the same figures; ends with `save`."""
     import matplotlib
@@ -243,6 +324,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         for results in read(options.results, "scaling"):
             plot(results, options.page.parent / PICTURES)
+        for results in read(options.results, "precision"):
+            plot_precision(results, options.page.parent / PICTURES)
     except ImportError as error:
         print(f"benchmarks.report: {error}; the plots need the extra `bench`", file=sys.stderr)
         return 2

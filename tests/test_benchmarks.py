@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from small import SETTINGS, TINY, relative_difference, small_batch, small_config
 
-from benchmarks import cases, children, compare, flops, measuring, programs, report, scaling, speed
+from benchmarks import cases, children, compare, flops, measuring, precision, programs, report, scaling, speed
 from benchmarks.children import CaseError, Request
 from tcp_tf import config as configuration
 from tcp_tf import official_names
@@ -206,6 +206,7 @@ def test_tables_hold_medians_ratios_and_failures(tmp_path: Path) -> None:
     page = report.page(tmp_path)
     assert "| decode | 8 | 200 ms | 1.0 GiB | 500 ms (2.50 x) | 1.0 GiB | failed |  |" in page
     assert "| training_step | 4 | 500 ms | 10% | 8 | 100 | 200 | 50% | 100% | 2.00 GiB |" in page
+    assert "ours 500 ms 2.0 GiB [plain 500 ms]" in compare.line({**step, "sides": {"ours": step}})
     assert "plain 500 ms (100 GFLOP, 100.0%)" in page and "a CPU, 2 cores; TensorFlow 2; `c.yaml`, `seed=1`" in page
 
 
@@ -225,6 +226,58 @@ def test_sweeps_and_their_plots(tmp_path: Path) -> None:
     (tmp_path / "scaling.json").write_text(json.dumps({**RUN, "sweeps": sweeps}))
     page = report.page(tmp_path)
     assert "| decode | 100 ms | 200 ms | 400 ms | failed |" in page and "(pictures/speed_cpu_regions.svg)" in page
+
+
+def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
+        directory = Path(command[command.index("--run-dir") + 1])
+        settings = [command[place + 1] for place, part in enumerate(command) if part == "--set"]
+        config = configuration.load(precision.study.BASE, settings)
+        assert directory.name == f"{config.mixed_precision}-{config.seed}" and config.train.kimg == 2.4
+        assert config.loss.gan_start_kimg == config.loss.consistency_start_kimg == 0.8
+        directory.mkdir(parents=True)
+        lines = '{"kimg": 1.2, "g/l1": 0.3}\n{"kimg": 2.4, "images_per_second": 9, "g/l1": 0.2345678, "d/r1": 1.0}\n'
+        (directory / "metrics.jsonl").write_text(lines)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(precision.subprocess, "run", trained)
+    monkeypatch.setattr(precision.run_dir, "latest_checkpoint", lambda directory: "ckpt-300")
+    monkeypatch.setattr(precision.study, "judge_curve", lambda directory, pairs: {"swap/psnr": {"mean": 9.0}})
+    monkeypatch.setattr(precision, "load_pairs", lambda *arguments: None)
+    monkeypatch.setattr(precision.study, "commit", lambda: "c")
+    file = tmp_path / "precision.json"
+    assert precision.main(["--runs", str(tmp_path / "runs"), "--json", str(file)]) == 0
+    runs = json.loads(file.read_text())["runs"]
+    assert [(run["precision"], run["seed"]) for run in runs] == [
+        *(("float32", seed) for seed in range(4)),
+        *(("mixed_bfloat16", seed) for seed in range(2)),
+    ]
+    assert runs[0]["curve"] == {"kimg": [1.2, 2.4], "d/r1": [None, 1.0], "g/l1": [0.3, 0.23457]}
+    assert runs[0]["measures"] == {"swap/psnr": 9.0}
+    monkeypatch.setattr(precision.run_dir, "latest_checkpoint", lambda directory: "ckpt-299")
+    assert precision.main(["--runs", str(tmp_path / "short")]) == 2
+    for wrong in (["--seeds", "1"], ["--start", "2.4"]):
+        with pytest.raises(SystemExit):
+            precision.parse(wrong)
+
+
+def test_curves_in_both_precisions(tmp_path: Path) -> None:
+    def run(precision: str, seed: int, loss: float) -> dict[str, Any]:
+        losses = [8.0, 8.0, 8.0, 8.0, loss - 0.5, loss + 0.5]
+        curve = {"kimg": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "d/r1": [*[None] * 5, loss], "g/l1": losses}
+        return {"precision": precision, "seed": seed, "curve": curve, "measures": {"swap/psnr": 20.0 + seed}}
+
+    runs = [run("float32", 0, 0.2), run("float32", 1, 0.4), run("mixed_bfloat16", 0, 0.5)]
+    about = {"config": "c.yaml", "overrides": ["train.kimg=6"], "start_kimg": 2.0, "commit": "c", "machine": "a CPU"}
+    results = {**about, "runs": runs}
+    (tmp_path / "precision.json").write_text(json.dumps(results))
+    page = report.page(tmp_path)
+    assert "| `g/l1` | 0.2 to 0.4 | 0.5 to 0.5 | 1.4 |" in page, "0.2 from the mean, the seeds' deviation is 0.141"
+    assert "| `d/r1` | 0.2 to 0.4 |" in page and "| `swap/psnr` | 20 to 21 | 20 to 20 | 0.7 |" in page
+    assert "`train.kimg=6`" in page and "start at 2 kimg" in page
+    pytest.importorskip("matplotlib", reason="matplotlib is in the extra `bench`")
+    report.plot_precision(results, tmp_path)
+    assert (tmp_path / report.CURVES).read_text().count("<svg") == 1
 
 
 def test_the_page_is_written_from_the_results() -> None:

@@ -42,7 +42,8 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precision", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=study.BASE, help="experiment to shorten (%(default)s)")
+    base = str(study.BASE.relative_to(ROOT))
+    parser.add_argument("--config", default=base, help="experiment to shorten (%(default)s)")
     parser.add_argument("--kimg", type=float, default=2.4, help="length of each training (%(default)s)")
     parser.add_argument("--start", type=float, default=0.8, help="kimg before the adversaries (%(default)s)")
     parser.add_argument("--seeds", type=int, default=4, help="trainings in float32 (%(default)s)")
@@ -80,8 +81,8 @@ def train(training: Training, options: argparse.Namespace) -> Path:
     """
     directory = options.runs / training.file_name
     settings = [part for setting in overrides(training, options) for part in ("--set", setting)]
-    command = [sys.executable, str(ROOT / "train.py"), "--config", str(options.config), "--run-dir", str(directory)]
-    done = subprocess.run([*command, "--no-evaluation", *settings], cwd=ROOT)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", options.config, "--run-dir", str(directory)]
+    done = subprocess.run([*command, "--no-evaluation", *settings])
     steps = checkpoints.number_of(run_dir.latest_checkpoint(directory) or "ckpt-0")
     batch = configuration.load(options.config, overrides(training, options)).data.batch_size
     if done.returncode or steps < round(1000 * options.kimg / batch):
@@ -102,11 +103,15 @@ def round_off(value: float) -> float:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Returns the exit code: 0, or 2 where a training failed or was interrupted."""
+    """Returns the exit code: 0, or 2 where a training failed, was interrupted or cannot be asked for."""
     options = parse(arguments)
     numbers = zip(PRECISIONS, (options.seeds, options.bfloat16_seeds))
     trainings = [Training(precision, seed) for precision, count in numbers for seed in range(count)]
-    pairs = load_pairs(configuration.load(options.config, options.overrides), study.CURVE_PAIRS, "validation")
+    try:
+        pairs = load_pairs(configuration.load(options.config, options.overrides), study.CURVE_PAIRS, "validation")
+    except configuration.ConfigError as error:
+        print(f"benchmarks.precision: {error}", file=sys.stderr)
+        return 2
     runs: list[dict[str, Any]] = []
     for training in trainings:
         print(f"== {training.file_name}", flush=True)
@@ -125,7 +130,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             }
         )
     results = {
-        "config": str(Path(options.config).resolve().relative_to(ROOT)),
+        "config": options.config,
         "overrides": overrides(Training("…", 0), options)[:-2],
         "start_kimg": options.start,
         "commit": study.commit(),

@@ -229,7 +229,7 @@ def test_sweeps_and_their_plots(tmp_path: Path) -> None:
 
 
 def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trained(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    def trained(command: list[str]) -> subprocess.CompletedProcess:
         directory = Path(command[command.index("--run-dir") + 1])
         settings = [command[place + 1] for place, part in enumerate(command) if part == "--set"]
         config = configuration.load(precision.study.BASE, settings)
@@ -240,6 +240,7 @@ def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.
         (directory / "metrics.jsonl").write_text(lines)
         return subprocess.CompletedProcess(command, 0)
 
+    monkeypatch.chdir(precision.ROOT)
     monkeypatch.setattr(precision.subprocess, "run", trained)
     monkeypatch.setattr(precision.run_dir, "latest_checkpoint", lambda directory: "ckpt-300")
     monkeypatch.setattr(precision.study, "judge_curve", lambda directory, pairs: {"swap/psnr": {"mean": 9.0}})
@@ -256,6 +257,7 @@ def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.
     assert runs[0]["measures"] == {"swap/psnr": 9.0}
     monkeypatch.setattr(precision.run_dir, "latest_checkpoint", lambda directory: "ckpt-299")
     assert precision.main(["--runs", str(tmp_path / "short")]) == 2
+    assert precision.main(["--config", "nowhere.yaml"]) == 2
     for wrong in (["--seeds", "1"], ["--start", "2.4"]):
         with pytest.raises(SystemExit):
             precision.parse(wrong)

@@ -32,7 +32,7 @@ def test_bias_add() -> None:
 
 
 def test_a_bias_in_bfloat16_has_its_gradient() -> None:
-    """Of many numbers: TensorFlow's own sum on a CPU is wrong by 96%."""
+    """Of many numbers: TensorFlow's own sum on a CPU is wrong by half."""
     pulls = tf.cast(draw(4, 64, 64, 8) + 0.2, tf.bfloat16)
     bias = tf.zeros([8], tf.bfloat16)
     with tf.GradientTape() as tape:

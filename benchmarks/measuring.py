@@ -97,6 +97,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine() -> str:
+    """The CPU's name and how many cores there are."""
+    count = cores()
+    return f"{cpu_name()}, {count} core{'' if count == 1 else 's'}"
+
+
 def cpu_name() -> str:
     """The CPU's model as its maker names it, with family and model: the name can mean several generations."""
     try:

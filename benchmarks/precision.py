@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from benchmarks import measuring, study
 from benchmarks.children import ROOT
 from benchmarks.report import PRECISIONS
 from benchmarks.speed import write
-from tcp_tf import checkpoints, run_dir
 from tcp_tf import config as configuration
 from tcp_tf.pairs import load_pairs
 
@@ -73,23 +71,6 @@ def overrides(training: Training, options: argparse.Namespace) -> list[str]:
     ]
 
 
-def train(training: Training, options: argparse.Namespace) -> Path:
-    """Trains to the end in a process of its own, or what is left of it; returns the run directory.
-
-    Raises:
-        study.NotEnded: the training failed or was stopped; it has said why.
-    """
-    directory = options.runs / training.file_name
-    settings = [part for setting in overrides(training, options) for part in ("--set", setting)]
-    command = [sys.executable, str(ROOT / "train.py"), "--config", options.config, "--run-dir", str(directory)]
-    done = subprocess.run([*command, "--no-evaluation", *settings])
-    steps = checkpoints.number_of(run_dir.latest_checkpoint(directory) or "ckpt-0")
-    batch = configuration.load(options.config, overrides(training, options)).data.batch_size
-    if done.returncode or steps < round(1000 * options.kimg / batch):
-        raise study.NotEnded(f"{training.file_name} has not come to {options.kimg:g} kimg")
-    return directory
-
-
 def curve(directory: Path) -> dict[str, list[Optional[float]]]:
     """The losses of a run: {"kimg": [...], term: [...]}, one number per tick, None where a term was not computed."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -116,7 +97,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     for training in trainings:
         print(f"== {training.file_name}", flush=True)
         try:
-            directory = train(training, options)
+            directory = options.runs.resolve() / training.file_name
+            settings = overrides(training, options)
+            study.train_to(options.kimg, Path(options.config).resolve(), directory, settings)
         except (study.NotEnded, KeyboardInterrupt) as stopped:
             print(f"benchmarks.precision: {stopped or 'interrupted'}; the same command goes on", file=sys.stderr)
             return 2
@@ -134,7 +117,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         "overrides": overrides(Training("…", 0), options)[:-2],
         "start_kimg": options.start,
         "commit": study.commit(),
-        "machine": f"{measuring.cpu_name()}, {measuring.cores()} cores",
+        "machine": measuring.machine(),
         "runs": runs,
     }
     write(options.json, results)

@@ -15,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from benchmarks import speed
 from benchmarks.children import ROOT, TRAINING
@@ -90,12 +90,19 @@ def page(directory: Path) -> str:
         for device in ("CPU", "GPU"):
             on_device = [results for results in found if bool(results["ceiling"]["gpus"]) == (device == "GPU")]
             parts.append(f"## {title}, {device}\n")
-            parts += ["\n".join(section(results)) + "\n" for results in on_device] or [NOT_MEASURED + "\n"]
-    parts.append("## Training in bfloat16\n")
-    parts += ["\n".join(precision_section(results)) + "\n" for results in read(directory, "precision")] or [
-        NOT_MEASURED + "\n"
-    ]
+            parts += every(section, on_device)
+    parts += ["## Training in bfloat16\n", *every(precision_section, read(directory, "precision"))]
     return "\n".join(parts)
+
+
+def every(section: Callable[[dict[str, Any]], Iterator[str]], found: Sequence[dict[str, Any]]) -> list[str]:
+    """One section per result, or the word that there is none."""
+    return ["\n".join(section(results)) + "\n" for results in found] or [NOT_MEASURED + "\n"]
+
+
+def by_hand(results: dict[str, Any]) -> str:
+    """What a measurement does not know of itself, after a space."""
+    return f" {results['note']}" if "note" in results else ""
 
 
 def where(results: dict[str, Any]) -> str:
@@ -104,10 +111,9 @@ def where(results: dict[str, Any]) -> str:
     device = ", ".join(ceiling["gpus"]) if ceiling["gpus"] else f"{ceiling['cpu']}, {ceiling['cores']} cores"
     settings = "".join(f", `{override}`" for override in results["overrides"])
     allocator = f", allocator {results['allocator']}" if "allocator" in results else ""
-    note = f" {results['note']}" if "note" in results else ""  # by hand: what the measurement does not know of itself
     version = f"TensorFlow {ceiling['tensorflow']}"
     by = f" (programs of {version}, compiled by JAX {ceiling['jax']})" if "jax" in ceiling else f"; {version}"
-    return f"{device}{by}; `{results['config']}`{settings}{allocator}.{note}"
+    return f"{device}{by}; `{results['config']}`{settings}{allocator}.{by_hand(results)}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -207,13 +213,12 @@ def picture(results: dict[str, Any], sweep: str) -> str:
 def precision_section(results: dict[str, Any]) -> Iterator[str]:
     """One run of `benchmarks.precision`: a plot of the curves, and what they come to."""
     count = {precision: sum(run["precision"] == precision for run in results["runs"]) for precision in PRECISIONS}
-    note = f" {results['note']}" if "note" in results else ""
     yield (
         f"The same training in `float32`, {count['float32']} seeds, and in `mixed_bfloat16`, "
         f"{count['mixed_bfloat16']}: `{results['config']}`, "
         f"{', '.join(f'`{override}`' for override in results['overrides'])} "
         f"(commit {results['commit']}; {results['machine']}). Adversaries, code consistency and content alignment "
-        f"start at {results['start_kimg']:g} kimg.{note}\n"
+        f"start at {results['start_kimg']:g} kimg.{by_hand(results)}\n"
     )
     yield f"![Loss curves in both precisions]({PICTURES}/{CURVES})\n"
     yield (
@@ -234,7 +239,8 @@ def precision_section(results: dict[str, Any]) -> Iterator[str]:
 
 def terms_of(results: dict[str, Any]) -> list[str]:
     """Every loss term of all trainings, in the order of their names."""
-    return [term for term in results["runs"][0]["curve"] if all(term in run["curve"] for run in results["runs"])][1:]
+    curves = [run["curve"] for run in results["runs"]]
+    return [term for term in curves[0] if term != "kimg" and all(term in curve for curve in curves)]
 
 
 def points(curve: dict[str, Any], term: str) -> list[tuple[float, float]]:

@@ -115,19 +115,24 @@ def stops(kimg: float, every: float) -> list[float]:
 
 
 def train(training: Training, options: argparse.Namespace, directory: Path, kimg: float) -> None:
-    """Trains to `kimg` in a run directory, in a process of its own.
+    """Trains to `kimg` in a run directory; see `train_to`."""
+    settings = [*training.overrides(), *options.overrides, f"train.kimg={kimg:g}", "train.checkpoint_kimg=1"]
+    train_to(kimg, BASE, directory, settings)
+
+
+def train_to(kimg: float, base: Path, directory: Path, settings: Sequence[str]) -> None:
+    """Trains `base` with these settings to `kimg`, or what is left of it, in a process of its own.
 
     Raises:
         NotEnded: the training failed or was stopped; it has said why.
     """
-    settings = [*training.overrides(), *options.overrides, f"train.kimg={kimg:g}", "train.checkpoint_kimg=1"]
     arguments = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, str(ROOT / "train.py"), "--config", str(BASE), "--run-dir", str(directory)]
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(base), "--run-dir", str(directory)]
     done = subprocess.run([*command, "--no-evaluation", *arguments], cwd=ROOT)
     config = run_dir.read_config(directory) if done.returncode == 0 else None
     steps = checkpoints.number_of(run_dir.latest_checkpoint(directory) or "ckpt-0")
     if config is None or steps < round(1000 * kimg / config.data.batch_size):
-        raise NotEnded(f"{training.file_name} has not come to {kimg:g} kimg")
+        raise NotEnded(f"{directory.name} has not come to {kimg:g} kimg")
 
 
 def judge_curve(directory: Path, pairs: Pairs) -> dict[str, Any]:
@@ -175,14 +180,13 @@ def run(training: Training, options: argparse.Namespace, pairs: dict[str, Pairs]
         curve.append({"kimg": kimg, "measures": judge_curve(directory, pairs["validation"])})
         notes.write_text(json.dumps(curve), encoding="utf-8")
     trained, hours = publish.training_hours(directory)
-    cores = measuring.cores()
     return {
         "name": training.name,
         "seed": training.seed,
         "kimg": trained,
         "hours": hours,
         "commit": commit(),
-        "machine": f"{measuring.cpu_name()}, {cores} core{'' if cores == 1 else 's'}",
+        "machine": measuring.machine(),
         "overrides": [*training.overrides(), *options.overrides],
         "curve": curve,
         "reports": judge(directory, training.strategies, pairs["test"]),

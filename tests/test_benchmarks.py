@@ -17,7 +17,7 @@ from small import SETTINGS, TINY, relative_difference, small_batch, small_config
 from benchmarks import cases, children, compare, flops, measuring, precision, programs, report, scaling, speed
 from benchmarks.children import CaseError, Request
 from tcp_tf import config as configuration
-from tcp_tf import official_names
+from tcp_tf import official_names, run_dir
 from tcp_tf.draws import Draws
 from tcp_tf.layers import Conv, Dense
 from tcp_tf.model import TCP
@@ -229,7 +229,7 @@ def test_sweeps_and_their_plots(tmp_path: Path) -> None:
 
 
 def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trained(command: list[str]) -> subprocess.CompletedProcess:
+    def trained(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
         directory = Path(command[command.index("--run-dir") + 1])
         settings = [command[place + 1] for place, part in enumerate(command) if part == "--set"]
         config = configuration.load(precision.study.BASE, settings)
@@ -238,11 +238,12 @@ def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.
         directory.mkdir(parents=True)
         lines = '{"kimg": 1.2, "g/l1": 0.3}\n{"kimg": 2.4, "images_per_second": 9, "g/l1": 0.2345678, "d/r1": 1.0}\n'
         (directory / "metrics.jsonl").write_text(lines)
+        run_dir.write_config(directory, config)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.chdir(precision.ROOT)
-    monkeypatch.setattr(precision.subprocess, "run", trained)
-    monkeypatch.setattr(precision.run_dir, "latest_checkpoint", lambda directory: "ckpt-300")
+    monkeypatch.setattr(precision.study.subprocess, "run", trained)
+    monkeypatch.setattr(run_dir, "latest_checkpoint", lambda directory: "ckpt-300")
     monkeypatch.setattr(precision.study, "judge_curve", lambda directory, pairs: {"swap/psnr": {"mean": 9.0}})
     monkeypatch.setattr(precision, "load_pairs", lambda *arguments: None)
     monkeypatch.setattr(precision.study, "commit", lambda: "c")
@@ -255,7 +256,7 @@ def test_what_is_trained_in_both_precisions(tmp_path: Path, monkeypatch: pytest.
     ]
     assert runs[0]["curve"] == {"kimg": [1.2, 2.4], "d/r1": [None, 1.0], "g/l1": [0.3, 0.23457]}
     assert runs[0]["measures"] == {"swap/psnr": 9.0}
-    monkeypatch.setattr(precision.run_dir, "latest_checkpoint", lambda directory: "ckpt-299")
+    monkeypatch.setattr(run_dir, "latest_checkpoint", lambda directory: "ckpt-299")
     assert precision.main(["--runs", str(tmp_path / "short")]) == 2
     assert precision.main(["--config", "nowhere.yaml"]) == 2
     for wrong in (["--seeds", "1"], ["--start", "2.4"]):

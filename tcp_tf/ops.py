@@ -5,6 +5,7 @@ Everything is N H W C. Functions take and return tensors only; weights come in a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Union
 
@@ -15,6 +16,7 @@ from tcp_tf import target
 
 SQRT2 = 2.0**0.5
 EPSILON = 1e-8
+WEIGHTS_FROM, SIDE_TO = 2**19, 16  # of a kernel and of the maps that it meets, see `small_for`
 CLUSTER_WIDTH = 0.05  # squared distance of colours at which a cluster's share falls to 1/e
 
 Padding = tuple[int, int]
@@ -164,8 +166,55 @@ def conv_up(images: tf.Tensor, kernel: tf.Tensor, height: Side, width: Side) -> 
     Returns:
         `[N, height, width, Cout]`.
     """
+    if small_for(images, kernel.shape):
+        return overlapped(images, kernel, height, width, stride=2)
     batch = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
     return tf.nn.conv2d_transpose(images, kernel, [batch, height, width, kernel.shape[2]], strides=2, padding="VALID")
+
+
+def small_for(maps: tf.Tensor, kernel: Sequence[int]) -> bool:
+    """Whether these maps are small beside a kernel of this shape, so that a matrix product serves both best.
+
+    On a CPU, TensorFlow's transposed convolutions and kernels' gradients read the kernel anew for each picture: up to
+    ten times as long as it takes to read a large one once.
+    """
+    sides = maps.shape[1:3].as_list()
+    return (
+        maps.dtype == tf.float32
+        and math.prod(kernel) >= WEIGHTS_FROM
+        and None not in sides
+        and max(sides) <= SIDE_TO
+        and not target.gpu()
+    )
+
+
+def overlapped(maps: tf.Tensor, kernel: tf.Tensor, height: int, width: int, stride: int) -> tf.Tensor:
+    """Transposed convolution as one matrix product, whose results are summed where they overlap.
+
+    Args:
+        maps: `[N, h, w, Cin]`, h and w known.
+        kernel: `[k, k, Cout, Cin]`.
+        height, width: of the result; (height - k) // stride + 1 = h.
+    Returns:
+        `[N, height, width, Cout]`.
+    """
+    (rows, columns), (size, _, filters, channels) = maps.shape[1:3], kernel.shape
+    products = tf.matmul(tf.reshape(maps, [-1, channels]), tf.reshape(kernel, [-1, channels]), transpose_b=True)
+    taps = tf.reshape(products, [-1, rows, columns, size, size, filters])
+    down, across = -(-height // stride), -(-width // stride)  # blocks of stride x stride pixels
+
+    def every(row: int, column: int) -> tf.Tensor:
+        """The pixels in this place of all blocks: `[N, down, across, Cout]`."""
+        placed = []
+        for i in range(row, size, stride):
+            for j in range(column, size, stride):
+                before = i // stride, j // stride
+                after = down - rows - before[0], across - columns - before[1]
+                placed.append(tf.pad(taps[:, :, :, i, j], [[0, 0], *zip(before, after), [0, 0]]))
+        return tf.add_n(placed) if placed else tf.zeros_like(taps[:, :, :, 0, 0])  # where k < stride
+
+    blocks = tf.stack([tf.stack([every(i, j) for j in range(stride)], axis=3) for i in range(stride)], axis=2)
+    return tf.reshape(blocks, [-1, stride * down, stride * across, filters])[:, :height, :width]
 
 
 def demodulated(kernel: tf.Tensor, output_axis: int, gain: float = 1.0, norm: float = 1.0) -> tf.Tensor:

@@ -12,6 +12,7 @@ gradients that are convolutions of this kind again.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
@@ -59,15 +60,16 @@ def plain() -> Iterator[None]:
         _allowed = before
 
 
-def pays(maps: tf.Tensor, kernel: Sequence[int], channels_from: int = CHANNELS_FROM) -> bool:
-    """Whether this convolution of stride 1 is worth it here: wide 3x3 in float32, large maps, on the CPU.
+def pays(maps: tf.Tensor, kernel: Sequence[int], padding: int, channels_from: int = CHANNELS_FROM) -> bool:
+    """Whether this convolution of stride 1 is worth it here: wide 3x3 in float32, to large maps, on the CPU.
 
     Of the kernel the shape is asked for, `[k, k, Cin, Cout]`. Where its gradient is meant instead of the convolution,
     `channels_from` is GRADIENT_CHANNELS_FROM.
 
     What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
     """
-    known = maps.shape[:3].num_elements()
+    batch, *sides = maps.shape[:3]
+    known = None if None in (batch, *sides) else batch * math.prod(side + 2 * padding - TAPS + 1 for side in sides)
     return (
         _allowed
         and tuple(kernel[:2]) == (TAPS, TAPS)
@@ -109,8 +111,14 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
 
 def fastest_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
     """`conv` where it pays, else the same directly, for kernels of any size k: see there, with k in the place of 3."""
-    if pays(maps, kernel.shape):
+    if pays(maps, kernel.shape, padding):
         return conv(maps, kernel, padding, transposed)
+    reach = kernel.shape[0] - 1
+    if transposed and 2 * padding > reach and ops.small_for(maps, kernel.shape):
+        height, width = (side + reach for side in maps.shape[1:3])
+        beyond = reach - padding
+        whole = ops.overlapped(maps, kernel, height, width, stride=1)
+        return whole[:, beyond : height - beyond, beyond : width - beyond]
     if transposed:
         with tf.control_dependencies([maps]):  # not all kernels at the start of a step
             kernel = tf.transpose(tf.reverse(kernel, axis=[0, 1]), [0, 1, 3, 2])

@@ -12,7 +12,7 @@ from derivatives import assert_convolution, assert_same, derivatives, draw
 from small import enliven, small_config
 
 from benchmarks.flops import needed
-from tcp_tf import gradients, ops
+from tcp_tf import gradients, ops, target
 from tcp_tf.autoencoder import build_encoder, build_generator
 from tcp_tf.generator import ToRGB
 from tcp_tf.layers import Conv, StyledConv
@@ -95,9 +95,17 @@ def test_what_is_remade_waits_for_the_gradient() -> None:
     assert graph.inputs[3].op in needed([found.inputs[0].op])
 
 
+@pytest.fixture(params=["small kernels", "large kernels"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a test as they are, and as if they were large beside any maps."""
+    if request.param == "large kernels":
+        monkeypatch.setattr(ops, "WEIGHTS_FROM", 1)
+
+
 LARGE, SMALL = (gradients.SIDE_FROM, gradients.SIDE_FROM + 3), (gradients.SIDE_FROM - 1, gradients.SIDE_FROM)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sides", [LARGE, SMALL])
 @pytest.mark.parametrize(("size", "padding"), [(1, 0), (3, 0), (3, 1), (3, 2), (4, 1), (5, 2)])
 def test_convolutions(size: int, padding: int, sides: tuple[int, int]) -> None:
@@ -118,6 +126,7 @@ def test_the_gradient_of_maps_is_a_convolution(sides: tuple[int, int], padding: 
     assert sum(op.type == "Conv2DBackpropInput" for op in operations) == plain
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels", [gradients.MATRIX_PRODUCTS_FROM - 1, gradients.MATRIX_PRODUCTS_FROM])
 @pytest.mark.parametrize(("size", "height", "width"), [(3, 9, 7), (3, 8, 10), (1, 5, 6), (4, 9, 8)])
 def test_strided_convolutions(channels: int, size: int, height: int, width: int) -> None:
@@ -125,9 +134,10 @@ def test_strided_convolutions(channels: int, size: int, height: int, width: int)
     plain = derivatives(lambda x, k: tf.nn.conv2d(x, k, 2, padding="VALID"), maps, kernel)
     assert_same(derivatives(gradients.conv_down, maps, kernel), plain)
     small = draw(*plain[0].shape, seed=1)
-    sides = (height, width)
-    plain = derivatives(lambda x, k: ops.conv_up(x, k, *sides), small, kernel)
-    assert_same(derivatives(lambda x, k: gradients.conv_up(x, k, *sides), small, kernel), plain)
+    shape = [2, height, width, channels]
+    plain = derivatives(lambda x, k: tf.nn.conv2d_transpose(x, k, shape, 2, padding="VALID"), small, kernel)
+    assert_same(derivatives(lambda x, k: ops.conv_up(x, k, height, width), small, kernel), plain)
+    assert_same(derivatives(lambda x, k: gradients.conv_up(x, k, height, width), small, kernel), plain)
 
 
 @pytest.mark.parametrize(("channels", "products"), [(gradients.MATRIX_PRODUCTS_FROM, 3), (8, 0)])
@@ -135,6 +145,39 @@ def test_wide_maps_take_matrix_products(channels: int, products: int) -> None:
     inputs = tf.TensorSpec([2, 9, 9, channels]), tf.TensorSpec([2, 4, 4, 5])
     graph = tf.function(lambda a, b: gradients.strided_kernel_gradient(a, b, 3)).get_concrete_function(*inputs).graph
     assert sum(op.type == "MatMul" for op in graph.get_operations()) == products
+
+
+@pytest.mark.parametrize(("weights_from", "products"), [(ops.WEIGHTS_FROM, 0), (9 * 4 * 4, 1 + 3)])
+def test_a_kernel_that_is_large_beside_the_maps(
+    weights_from: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of its maps is one matrix product, its own one for each of its rows."""
+    monkeypatch.setattr(ops, "WEIGHTS_FROM", weights_from)
+
+    @tf.function
+    def both(maps: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([maps, kernel])
+            total = tf.reduce_sum(gradients.conv(maps, kernel, 0) ** 2)
+        return tape.gradient(total, [maps, kernel])
+
+    graph = both.get_concrete_function(tf.TensorSpec([2, 4, 4, 4]), tf.TensorSpec([3, 3, 4, 4])).graph
+    kinds = [op.type for op in needed([output.op for output in graph.outputs])]
+    assert kinds.count("MatMul") == products
+    assert any(kind.startswith("Conv2DBackprop") for kind in kinds) == (products == 0)
+
+
+def test_what_counts_as_small_for_a_kernel() -> None:
+    def small(shape: tuple, channels: int = 512, dtype: tf.DType = tf.float32) -> bool:
+        return ops.small_for(tf.TensorSpec(shape, dtype), [3, 3, channels, 512])
+
+    assert small((None, ops.SIDE_TO, ops.SIDE_TO, 512))
+    assert not small((1, ops.SIDE_TO, ops.SIDE_TO + 1, 512))
+    assert not small((1, None, None, 512))
+    assert not small((1, 4, 4, 512), channels=64)
+    assert not small((1, 4, 4, 512), dtype=tf.bfloat16)
+    with target.assumed(gpu=True):
+        assert not small((1, 4, 4, 512))
 
 
 def test_networks_that_are_not_trained_are_plain() -> None:

@@ -98,13 +98,14 @@ def test_sizes_that_are_not_known_before(part: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_where_it_pays() -> None:
-    def pays(shape: tuple, kernel: tuple, dtype: tf.DType = tf.float32) -> bool:
-        return winograd.pays(tf.TensorSpec(shape, dtype), kernel)
+    def pays(shape: tuple, kernel: tuple, dtype: tf.DType = tf.float32, padding: int = 1) -> bool:
+        return winograd.pays(tf.TensorSpec(shape, dtype), kernel, padding)
 
     large, wide = (1, 32, 32, WIDE), (3, 3, WIDE, WIDE)
     assert pays(large, wide)
     assert pays((None, None, None, WIDE), wide)
     assert not pays((1, 16, 16, WIDE), wide)
+    assert not pays((64, 4, 4, WIDE), wide, padding=0)  # which gives 2 x 2
     assert not pays(large, (3, 3, WIDE, WIDE - 1))
     assert not pays(large, (1, 1, WIDE, WIDE))
     assert not pays(large, wide, tf.bfloat16)

@@ -110,7 +110,10 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
 
 
 def fastest_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:
-    """`conv` where it pays, else the same directly, for kernels of any size k: see there, with k in the place of 3."""
+    """`conv` where it pays, else the same directly, for kernels of any size k: see there, with k in the place of 3.
+
+    A transposed one to larger maps is `ops.overlapped` where its kernel is large beside the maps.
+    """
     if pays(maps, kernel.shape, padding):
         return conv(maps, kernel, padding, transposed)
     reach = kernel.shape[0] - 1

@@ -97,7 +97,10 @@ def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float
         return _blur_by_shifts(images, line, padding, gain, stride)
     kernel = np.tile((np.outer(line, line) * gain)[:, :, None, None], (1, 1, images.shape[-1], 1))
     zeros = [[0, 0], list(padding), list(padding), [0, 0]]  # left to the convolution, which makes no padded copy
-    return tf.nn.depthwise_conv2d(images, tf.constant(kernel, images.dtype), [1, stride, stride, 1], padding=zeros)
+    maps = tf.nn.depthwise_conv2d(images, tf.constant(kernel, images.dtype), [1, stride, stride, 1], padding=zeros)
+    # With oneDNN, TensorFlow makes one operation of this and a bias that follows at once, loses the padding on the way
+    # and aborts the process.
+    return tf.ensure_shape(maps, maps.shape)
 
 
 def _blur_by_shifts(images: tf.Tensor, line: np.ndarray, padding: Padding, gain: float, stride: int) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -36,6 +37,19 @@ def test_blur_keeps_the_mean_and_has_its_taps() -> None:
     images = draw(1, 8, 8, 3)
     whole, strided = (ops.blur(tf.constant(images), [1, 2, 1], (1, 0), stride=stride) for stride in (1, 2))
     np.testing.assert_allclose(strided, whole[:, ::2, ::2], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [9, None])
+def test_a_blur_before_a_bias(size: Optional[int]) -> None:
+    """Of a graph, TensorFlow with oneDNN would make one operation of the two and abort the process."""
+    bias = tf.Variable(draw(8))
+
+    def biased(images: tf.Tensor) -> tf.Tensor:
+        return tf.nn.leaky_relu(tf.nn.bias_add(ops.blur(images, [1, 3, 3, 1], (1, 1)), tf.convert_to_tensor(bias)), 0.2)
+
+    images = tf.constant(draw(2, 9, 9, 8))
+    graph = tf.function(biased, [tf.TensorSpec([2, size, size, 8])])
+    np.testing.assert_allclose(graph(images), biased(images), atol=1e-6)
 
 
 @pytest.mark.parametrize(

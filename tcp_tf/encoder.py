@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tcp_tf import ops
+from tcp_tf import gradients, ops
 from tcp_tf.layers import Conv, Dense, attach, forgetful, reflected
 
 
@@ -33,8 +33,9 @@ class EncoderBlock(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         maps = self.conv1(images)
-        maps = ops.blur(reflected(maps, (2, 1), self.trainable), [1, 2, 1], (0, 0))  # N H+1 W+1 inputs
-        skip = ops.blur(images, [1, 2, 1], (1, 0), stride=2)  # N H/2 W/2 inputs
+        blur = gradients.blur if self.trainable else ops.blur
+        maps = blur(reflected(maps, (2, 1), self.trainable), [1, 2, 1], (0, 0))  # N H+1 W+1 inputs
+        skip = blur(images, [1, 2, 1], (1, 0), stride=2)  # N H/2 W/2 inputs
         return (self.conv2(maps) + self.skip(skip)) * 2**-0.5
 
 

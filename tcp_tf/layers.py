@@ -16,7 +16,6 @@ import tensorflow as tf
 from tcp_tf import gradients, ops, winograd
 
 SLOPE = 0.2
-LARGE = 2**22  # weights of a kernel, from which on it is cheaper to scale the maps that it is applied to
 
 
 class RegionStyles(NamedTuple):
@@ -86,7 +85,7 @@ class Conv(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
-        if self.kernel.shape.num_elements() > LARGE:
+        if self.kernel.shape.num_elements() > ops.LARGE:
             images = images * self.gain
         else:
             kernel = kernel * self.gain
@@ -95,10 +94,9 @@ class Conv(keras.layers.Layer):
             images, padding = reflected(images, padding, self.trainable), (0, 0)
         if self.stride == 1:
             maps = convolve(images, kernel, padding, self.trainable)
-        elif self.trainable:
-            maps = gradients.conv_down(ops.pad(images, padding), kernel)
         else:
-            maps = ops.conv(images, kernel, self.stride, padding)
+            way = gradients if self.trainable else ops
+            maps = way.conv_down(ops.pad(images, padding), kernel)
         return bias_and_activate(maps, self.bias, self.activate, self.trainable)
 
 
@@ -193,8 +191,8 @@ class ModulatedConv(keras.layers.Layer):
     def _convolved(self, maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.up:
             height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
-            up = gradients.conv_up if self.trainable else ops.conv_up
-            return ops.blur(up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
+            way = gradients if self.trainable else ops
+            return way.blur(way.conv_up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
         return convolve(maps, kernel, self.padding, self.trainable)
 
 

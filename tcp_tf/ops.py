@@ -16,6 +16,7 @@ from tcp_tf import target
 
 SQRT2 = 2.0**0.5
 EPSILON = 1e-8
+LARGE = 2**22  # weights of a kernel: a pass over it counts beside the convolution
 WEIGHTS_FROM, SIDE_TO = 2**19, 16  # of a kernel and of the maps that it meets, see `small_for`
 CLUSTER_WIDTH = 0.05  # squared distance of colours at which a cluster's share falls to 1/e
 
@@ -64,22 +65,22 @@ def reflect(images: tf.Tensor, padding: Padding) -> tf.Tensor:
     return tf.gather(lines, rows[:, None] * width + columns, axis=1)
 
 
-def conv(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1, padding: Padding = (0, 0)) -> tf.Tensor:
-    """Convolution of maps padded with zeros, which are left to it: it makes no padded copy.
+def conv(images: tf.Tensor, kernel: tf.Tensor, padding: Padding = (0, 0)) -> tf.Tensor:
+    """Convolution of stride 1 of maps padded with zeros, which are left to it: it makes no padded copy.
 
     Args:
         images: `[N, H, W, Cin]`.
         kernel: `[k, k, Cin, Cout]`.
         padding: as in `pad`.
     Returns:
-        `[N, (H + b + a - k) // stride + 1, ..., Cout]`.
+        `[N, H + b + a - k + 1, ..., Cout]`.
     """
     half = kernel.shape[0] // 2
-    if padding == (half, half) and kernel.shape[0] % 2 and stride == 1:
-        return tf.nn.conv2d(images, kernel, stride, padding="SAME")
+    if padding == (half, half) and kernel.shape[0] % 2:
+        return tf.nn.conv2d(images, kernel, 1, padding="SAME")
     if padding == (0, 0):
-        return tf.nn.conv2d(images, kernel, stride, padding="VALID")
-    return tf.nn.conv2d(images, kernel, stride, padding=[[0, 0], list(padding), list(padding), [0, 0]])
+        return tf.nn.conv2d(images, kernel, 1, padding="VALID")
+    return tf.nn.conv2d(images, kernel, 1, padding=[[0, 0], list(padding), list(padding), [0, 0]])
 
 
 def blur(images: tf.Tensor, taps: Sequence[float], padding: Padding, gain: float = 1.0, stride: int = 1) -> tf.Tensor:
@@ -157,6 +158,30 @@ def pyramid(images: tf.Tensor, levels: int) -> list[tf.Tensor]:
     for _ in range(levels):
         result.append(half_size(result[-1]))
     return result
+
+
+def conv_down(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Convolution of stride 2 without padding; of a large kernel, on a CPU, one matrix product.
+
+    TensorFlow's convolution brings a kernel into an order of its own at each call, the product reads it as it is.
+
+    Args:
+        images: `[N, H, W, Cin]`.
+        kernel: `[k, k, Cin, Cout]`.
+    Returns:
+        `[N, (H - k) // 2 + 1, (W - k) // 2 + 1, Cout]`.
+    """
+    size, _, channels, filters = kernel.shape
+    if math.prod(kernel.shape) < LARGE or target.gpu():
+        return tf.nn.conv2d(images, kernel, 2, padding="VALID")
+    sides = spatial_shape(images)
+    rows, columns = ((side - size) // 2 + 1 for side in sides)
+    lines = (2 * tf.range(rows)[:, None] + tf.range(size))[:, None, :, None]
+    places = (2 * tf.range(columns)[:, None] + tf.range(size))[None, :, None, :]
+    pixels = tf.reshape(images, [-1, sides[0] * sides[1], channels])
+    read = tf.gather(pixels, tf.reshape(lines * sides[1] + places, [-1]), axis=1)  # N (h w k k) Cin
+    product = tf.matmul(tf.reshape(read, [-1, size * size * channels]), tf.reshape(kernel, [-1, filters]))
+    return tf.reshape(product, [-1, rows, columns, filters])
 
 
 def conv_up(images: tf.Tensor, kernel: tf.Tensor, height: Side, width: Side) -> tf.Tensor:

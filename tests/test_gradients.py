@@ -64,6 +64,30 @@ def test_a_layer_in_bfloat16_has_the_gradient_of_its_bias(kind: type) -> None:
     assert float(tf.norm(found[1] - found[0])) < 0.02 * float(tf.norm(found[0]))
 
 
+BLURS = [([1, 3, 3, 1], (2, 2), 1), ([1, 3, 3, 1], (1, 1), 2), ([1, 2, 1], (1, 0), 2), ([1, 2, 5, 3], (0, 3), 3)]
+
+
+@pytest.mark.parametrize(("taps", "padding", "stride"), BLURS)
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 7), (7, 10)])
+def test_blur(taps: list[float], padding: tuple[int, int], stride: int, height: int, width: int) -> None:
+    images = draw(2, height, width, 3)
+    expected = derivatives(lambda x: ops.blur(x, taps, padding, 4.0, stride), images)
+    assert_same(derivatives(lambda x: gradients.blur(x, taps, padding, 4.0, stride), images), expected)
+
+
+@pytest.mark.parametrize(("taps", "padding", "stride"), BLURS)
+def test_a_blur_is_differentiated_by_a_blur(taps: list[float], padding: tuple[int, int], stride: int) -> None:
+    """TensorFlow's own gradient of a depthwise convolution is the slow one."""
+
+    @tf.function(autograph=False)
+    def both(images: tf.Tensor) -> list[tf.Tensor]:
+        return derivatives(lambda x: gradients.blur(x, taps, padding, 1.0, stride), images)
+
+    graph = both.get_concrete_function(tf.TensorSpec([2, 8, 8, 3])).graph
+    kinds = [op.type for op in needed([output.op for output in graph.outputs])]
+    assert "DepthwiseConv2dNative" in kinds and "DepthwiseConv2dNativeBackpropInput" not in kinds
+
+
 def test_nothing_of_a_gradient_needs_what_came_into_the_activation() -> None:
     """So that TensorFlow can make one operation of convolution, bias and activation."""
     traced = tf.function(lambda: derivatives(lambda x: gradients.leaky_relu(x, 0.2), draw(5))).get_concrete_function()
@@ -97,9 +121,10 @@ def test_what_is_remade_waits_for_the_gradient() -> None:
 
 @pytest.fixture(params=["small kernels", "large kernels"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of a test as they are, and as if they were large beside any maps."""
+    """Those of a test as they are, and as if they were large, and large beside any maps."""
     if request.param == "large kernels":
         monkeypatch.setattr(ops, "WEIGHTS_FROM", 1)
+        monkeypatch.setattr(ops, "LARGE", 1)
 
 
 LARGE, SMALL = (gradients.SIDE_FROM, gradients.SIDE_FROM + 3), (gradients.SIDE_FROM - 1, gradients.SIDE_FROM)
@@ -132,12 +157,24 @@ def test_the_gradient_of_maps_is_a_convolution(sides: tuple[int, int], padding: 
 def test_strided_convolutions(channels: int, size: int, height: int, width: int) -> None:
     maps, kernel = draw(2, height, width, channels), draw(size, size, channels, 5) / 8
     plain = derivatives(lambda x, k: tf.nn.conv2d(x, k, 2, padding="VALID"), maps, kernel)
+    np.testing.assert_allclose(ops.conv_down(maps, kernel), plain[0], atol=1e-4)
     assert_same(derivatives(gradients.conv_down, maps, kernel), plain)
     small = draw(*plain[0].shape, seed=1)
     shape = [2, height, width, channels]
     plain = derivatives(lambda x, k: tf.nn.conv2d_transpose(x, k, shape, 2, padding="VALID"), small, kernel)
     assert_same(derivatives(lambda x, k: ops.conv_up(x, k, height, width), small, kernel), plain)
     assert_same(derivatives(lambda x, k: gradients.conv_up(x, k, height, width), small, kernel), plain)
+
+
+@pytest.mark.parametrize(("least", "products"), [(ops.LARGE, 0), (3 * 3 * 4 * 5, 1)])
+def test_a_large_strided_kernel_is_read_as_it_is(least: int, products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a matrix product, as a served graph has it: of maps whose size is not known before."""
+    monkeypatch.setattr(ops, "LARGE", least)
+    down = tf.function(ops.conv_down, autograph=False)
+    graph = down.get_concrete_function(tf.TensorSpec([None, None, None, 4]), tf.TensorSpec([3, 3, 4, 5]))
+    assert sum(op.type == "MatMul" for op in graph.graph.get_operations()) == products
+    maps, kernel = draw(2, 9, 8, 4), draw(3, 3, 4, 5)
+    np.testing.assert_allclose(graph(maps, kernel), tf.nn.conv2d(maps, kernel, 2, "VALID"), atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "products"), [(gradients.MATRIX_PRODUCTS_FROM, 3), (8, 0)])

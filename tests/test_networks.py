@@ -11,7 +11,7 @@ import tensorflow as tf
 from small import enliven
 
 from tcp_tf import config as configuration
-from tcp_tf import layers
+from tcp_tf import layers, ops
 from tcp_tf.autoencoder import build_encoder, build_generator
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.encoder import Encoder
@@ -211,5 +211,5 @@ def test_a_large_kernel_is_applied_to_scaled_maps(monkeypatch: pytest.MonkeyPatc
     layer = layers.Conv(3, 5, 3, padding=(1, 1), reflect=True)
     images = tf.random.stateless_normal([2, 6, 7, 3], [0, 0])
     plain = layer(images)
-    monkeypatch.setattr(layers, "LARGE", 0)
+    monkeypatch.setattr(ops, "LARGE", 0)
     np.testing.assert_allclose(layer(images), plain, atol=1e-6)

@@ -165,14 +165,13 @@ def test_crops_agree_with_tensorflow_and_belong_to_their_own_picture() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_conv_is_that_of_padded_maps(size: int, stride: int) -> None:
+def test_conv_is_that_of_padded_maps(size: int) -> None:
     generator = np.random.default_rng(0)
     images, kernel = generator.normal(size=(2, 7, 6, 3)), generator.normal(size=(size, size, 3, 4))
     for padding in {(0, 0), (size // 2, size // 2), (2, 1)}:
         padded = np.pad(images, [(0, 0), padding, padding, (0, 0)])
-        plain = tf.nn.conv2d(padded, kernel, stride, padding="VALID")
-        np.testing.assert_allclose(ops.conv(images, kernel, stride, padding), plain, atol=1e-5)
+        plain = tf.nn.conv2d(padded, kernel, 1, padding="VALID")
+        np.testing.assert_allclose(ops.conv(images, kernel, padding), plain, atol=1e-5)
 
 
 def test_mix_colours() -> None:

@@ -53,7 +53,7 @@ median; memory is the process's peak (the GPU's, where there is one). FLOPs are 
 products, counted in the traced graph, a multiplication and an addition as two. *Of conv.* and *of matmul* are shares
 of what the same machine reaches in the same run with a convolution (256 channels, 3x3, eight maps of 64 x 64) and a
 matrix product (2048 cubed) of the same dtype. Every convolution counts by its plain sum. Wide ones of 3x3 are computed
-with a quarter of the multiplications (`tcp_tf/winograd.py`, float32 on a CPU), so shares above 100% can be.
+with a quarter of the multiplications (`tcp_tf/winograd.py`, on a CPU), so shares above 100% can be.
 
 `generator_part` and `discriminator_part` are one side's gradients and optimizer step alone; `training_step` is the
 whole step with the lazy terms (R1, code consistency, content alignment) by their share of the steps. It makes the

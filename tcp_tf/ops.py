@@ -16,6 +16,7 @@ from tcp_tf import target
 
 SQRT2 = 2.0**0.5
 EPSILON = 1e-8
+FAST = (tf.float32, tf.bfloat16)  # what products on a CPU are quick at
 LARGE = 2**22  # weights of a kernel: a pass over it counts beside the convolution
 WEIGHTS_FROM, SIDE_TO = 2**19, 16  # of a kernel and of the maps that it meets, see `small_for`
 CLUSTER_WIDTH = 0.05  # squared distance of colours at which a cluster's share falls to 1/e
@@ -208,7 +209,7 @@ def small_for(maps: tf.Tensor, kernel: Sequence[int]) -> bool:
     """
     sides = maps.shape[1:3].as_list()
     return (
-        maps.dtype == tf.float32
+        maps.dtype in FAST
         and math.prod(kernel) >= WEIGHTS_FROM
         and None not in sides
         and max(sides) <= SIDE_TO

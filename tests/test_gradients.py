@@ -212,7 +212,8 @@ def test_what_counts_as_small_for_a_kernel() -> None:
     assert not small((1, ops.SIDE_TO, ops.SIDE_TO + 1, 512))
     assert not small((1, None, None, 512))
     assert not small((1, 4, 4, 512), channels=64)
-    assert not small((1, 4, 4, 512), dtype=tf.bfloat16)
+    assert small((1, 4, 4, 512), dtype=tf.bfloat16)
+    assert not small((1, 4, 4, 512), dtype=tf.float64)
     with target.assumed(gpu=True):
         assert not small((1, 4, 4, 512))
 

@@ -11,8 +11,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tcp_tf import gradients
-from tcp_tf.layers import Conv, Dense, attach, forgetful
+from tcp_tf.layers import Conv, Dense, attach, blurred, forgetful
 
 TAPS = (1, 3, 3, 1)
 
@@ -31,8 +30,8 @@ class CriticBlock(keras.layers.Layer):
     def call(self, images: tf.Tensor) -> tf.Tensor:
         maps, skip = self.conv1(images), images
         if self.down:
-            maps = gradients.blur(maps, TAPS, (2, 2))  # N H+1 W+1 inputs
-            skip = gradients.blur(images, TAPS, (1, 1), stride=2)  # N H/2 W/2 inputs
+            maps = blurred(maps, TAPS, (2, 2), self.trainable)  # N H+1 W+1 inputs
+            skip = blurred(images, TAPS, (1, 1), self.trainable, stride=2)  # N H/2 W/2 inputs
         return (self.conv2(maps) + self.skip(skip)) * 2**-0.5
 
 

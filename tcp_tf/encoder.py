@@ -7,8 +7,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tcp_tf import gradients, ops
-from tcp_tf.layers import Conv, Dense, attach, forgetful, reflected
+from tcp_tf import ops
+from tcp_tf.layers import Conv, Dense, attach, blurred, forgetful, reflected
 
 
 class Codes(NamedTuple):
@@ -33,9 +33,9 @@ class EncoderBlock(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         maps = self.conv1(images)
-        blur = gradients.blur if self.trainable else ops.blur
-        maps = blur(reflected(maps, (2, 1), self.trainable), [1, 2, 1], (0, 0))  # N H+1 W+1 inputs
-        skip = blur(images, [1, 2, 1], (1, 0), stride=2)  # N H/2 W/2 inputs
+        maps = reflected(maps, (2, 1), self.trainable)
+        maps = blurred(maps, [1, 2, 1], (0, 0), self.trainable)  # N H+1 W+1 inputs
+        skip = blurred(images, [1, 2, 1], (1, 0), self.trainable, stride=2)  # N H/2 W/2 inputs
         return (self.conv2(maps) + self.skip(skip)) * 2**-0.5
 
 

@@ -191,8 +191,8 @@ class ModulatedConv(keras.layers.Layer):
     def _convolved(self, maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.up:
             height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
-            way = gradients if self.trainable else ops
-            return way.blur(way.conv_up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), gain=4.0)
+            up = gradients.conv_up if self.trainable else ops.conv_up
+            return blurred(up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), self.trainable, gain=4.0)
         return convolve(maps, kernel, self.padding, self.trainable)
 
 
@@ -216,6 +216,13 @@ class StyledConv(keras.layers.Layer):
 def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
     """`ops.reflect`, or where it is differentiated `ops.pad`, whose gradient is the faster one."""
     return ops.pad(maps, padding, "REFLECT") if trained else ops.reflect(maps, padding)
+
+
+def blurred(
+    maps: tf.Tensor, taps: Sequence[float], padding: ops.Padding, trained: bool, gain: float = 1.0, stride: int = 1
+) -> tf.Tensor:
+    """`ops.blur`, where it is differentiated with the gradient that is fastest here."""
+    return (gradients.blur if trained else ops.blur)(maps, taps, padding, gain, stride)
 
 
 def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:

@@ -95,8 +95,8 @@ class Conv(keras.layers.Layer):
         if self.stride == 1:
             maps = convolve(images, kernel, padding, self.trainable)
         else:
-            way = gradients if self.trainable else ops
-            maps = way.conv_down(ops.pad(images, padding), kernel)
+            down = gradients.conv_down if self.trainable else ops.conv_down
+            maps = down(ops.pad(images, padding), kernel)
         return bias_and_activate(maps, self.bias, self.activate, self.trainable)
 
 

@@ -71,8 +71,7 @@ def export(
     temporary = Path(tempfile.mkdtemp(dir=base, prefix=f".{target.name}-"))
     try:
         write(served, temporary)
-        networks = (autoencoder.encoder, autoencoder.generator)
-        parameters = sum(math.prod(weight.shape) for network in networks for weight in network.weights)
+        parameters = sum(math.prod(weight.shape) for weights in autoencoder.weights for weight in weights)
         audit.check(temporary, parameters)
         extra = temporary / EXTRA
         extra.mkdir()

@@ -66,6 +66,12 @@ class AutoEncoder:
         return cls(encoder, generator, config.blend.strategy, config.model.noise)
 
     @property
+    def weights(self) -> tuple[list[tf.Variable], list[tf.Variable]]:
+        """What the encoder reads and what the generator does, which without noise are not all of its weights."""
+        unread = [] if self.noise else [id(strength) for strength in self.generator.noise_strengths]
+        return list(self.encoder.weights), [each for each in self.generator.weights if id(each) not in unread]
+
+    @property
     def stride(self) -> int:
         """Height and width of pictures are multiples of this many pixels."""
         return 2**self.encoder.downsamples

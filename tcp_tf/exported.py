@@ -71,15 +71,16 @@ def load_autoencoder(path: PathLike) -> tuple[AutoEncoder, Config]:
     images = tf.TensorSpec([1, side, side, 3])
     content = tf.TensorSpec([1, side // autoencoder.stride, side // autoencoder.stride, config.model.content_dim])
     style = tf.TensorSpec([1, config.model.style_dim])
-    for name, network, function, inputs in (
-        ("encode", autoencoder.encoder, autoencoder.encode, [images]),
-        ("decode", autoencoder.generator, autoencoder.decode, [content, style]),
-    ):
-        ours, stored = _reading_order(network.weights, function, inputs), _bound(objects, name)
+    functions: list[tuple[str, Callable[..., Any], list[tf.TensorSpec]]] = [
+        ("encode", autoencoder.encode, [images]),
+        ("decode", autoencoder.decode, [content, style]),
+    ]
+    for (name, function, inputs), weights in zip(functions, autoencoder.weights):
+        ours, stored = _reading_order(weights, function, inputs), _bound(objects, name)
         described = [(_kind(weight.name), tuple(weight.shape)) for weight in ours]
         variables = [objects.nodes[node].variable for node in stored]
         found = [(_kind(variable.name), tuple(axis.size for axis in variable.shape.dim)) for variable in variables]
-        if len(ours) != len(network.weights) or described != found:
+        if len(ours) != len(weights) or described != found:
             raise ExportedModelError(f"{directory}: {name!r} does not hold the networks of its {CONFIG.name}")
         for weight, node in zip(ours, stored):
             weight.assign(reader.get_tensor(keys[node]))

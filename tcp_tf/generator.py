@@ -154,6 +154,12 @@ class Generator(keras.Model):
             return content, RegionStyles(tf.cast(ops.normalize(style.styles), self.compute_dtype), weights)
         return content, tf.cast(ops.normalize(style), self.compute_dtype)
 
+    @property
+    def noise_strengths(self) -> list[tf.Variable]:
+        """The weights that nothing reads where there is no noise."""
+        noisy = [stage for stage in self.stages if stage.noise_levels]
+        return [conv.noise_strength for stage in noisy for conv in (stage.conv1, stage.conv2)]
+
     def split_noise(self, noise: Optional[Noise]) -> list[Noise]:
         """The flat list of `draw_noise`, one sequence per stage; `None` gives a noiseless network."""
         flat = iter(noise) if noise is not None else None

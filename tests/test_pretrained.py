@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
+from export import savedmodel
 from tcp_tf import Editor, cli, evaluate, run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,3 +64,19 @@ def test_the_commands_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_editor_takes_it() -> None:
     edited = Editor.load(MODEL).masked_blend(PICTURES / "scene.png", PICTURES / "look.png", PICTURES / "mask.png")
     assert edited.size == (64, 64)
+
+
+def test_it_can_be_exported(tmp_path: Path) -> None:
+    """A model without noise has weights that no served function reads."""
+    assert not run_dir.read_config(MODEL).model.noise
+    exported = savedmodel.export(MODEL, tmp_path)
+    files = PICTURES / "scene.png", PICTURES / "look.png", PICTURES / "mask.png"
+    edits = [np.asarray(Editor.load(path).masked_blend(*files)) for path in (MODEL, tmp_path)]
+    np.testing.assert_array_equal(*edits)
+    served = tf.saved_model.load(str(exported))  # must stay alive while its signature is used
+    inputs = zip(("image_bytes", "style_image_bytes", "mask_bytes"), files)
+    answer = served.signatures["masked_blend_bytes"](
+        **{name: tf.constant([file.read_bytes()]) for name, file in inputs}, strength=tf.constant([1.0])
+    )
+    picture = np.asarray(Image.open(io.BytesIO(answer["image_bytes"].numpy()[0])))
+    assert np.abs(picture.astype(int) - edits[0]).max() <= 1  # rounding of half a level may go either way

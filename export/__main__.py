@@ -12,6 +12,8 @@ import os
 import sys
 from typing import Optional
 
+from tcp_tf.config import PRECISIONS
+
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # nothing here needs a GPU, and one may be busy
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -27,6 +29,12 @@ def parse(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-pixels", type=int, help="largest height times width that a picture may have (default: 2097152)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="the networks' arithmetic; mixed_bfloat16 only where its pictures stay near enough (default: %(default)s)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -38,7 +46,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
     max_pixels = signatures.MAX_PIXELS if options.max_pixels is None else options.max_pixels
     try:
-        directory = savedmodel.export(options.run_dir, options.output, options.version, max_pixels)
+        directory = savedmodel.export(options.run_dir, options.output, options.version, max_pixels, options.precision)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

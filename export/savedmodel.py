@@ -21,11 +21,15 @@ from typing import Optional, Union
 import keras
 
 from export import audit, model_card, signatures, warmup
+from tcp_tf import agreement
 from tcp_tf import config as configuration
 from tcp_tf import run_dir as run_directory
+from tcp_tf.autoencoder import AutoEncoder
+from tcp_tf.config import Config
 
 PathLike = Union[str, Path]
 
+EXACT = "float32"
 EXTRA = "assets.extra"
 CONFIG = "config.yaml"
 MODEL_CARD = "MODEL_CARD.md"
@@ -37,32 +41,32 @@ class ExportError(ValueError):
 
 
 def export(
-    run_dir: PathLike, output: PathLike, version: Optional[int] = None, max_pixels: int = signatures.MAX_PIXELS
+    run_dir: PathLike,
+    output: PathLike,
+    version: Optional[int] = None,
+    max_pixels: int = signatures.MAX_PIXELS,
+    precision: str = EXACT,
 ) -> Path:
-    """Exports the averaged encoder and generator of a run's newest checkpoint, in float32.
+    """Exports the averaged encoder and generator of a run's newest checkpoint.
 
     Args:
         output: the model's base directory; made where needed.
         version: default one more than the highest there.
         max_pixels: bound on height times width of the pictures that the model will edit.
+        precision: the networks' arithmetic, one of `config.PRECISIONS`, whatever this process computes in otherwise.
     Returns:
         The directory of the version.
     Raises:
         ExportError: the version exists or is not a positive number, `max_pixels` is less than a picture in training
-            has, or this process computes in another precision.
+            has, or its pictures in this precision are too far from those in float32 (`precision.LEAST_PSNR`).
         RunDirectoryError: the run has no checkpoint, or one that does not fit its configuration.
         AuditError: what was written is not what a server can load.
     """
-    autoencoder, config = run_directory.load_autoencoder(run_dir)
-    for network in (autoencoder.encoder, autoencoder.generator):
-        if network.compute_dtype != "float32":
-            raise ExportError(
-                f"this process computes in {network.compute_dtype}: export in a process of its own, "
-                "`python -m export`, or reset keras.mixed_precision's global policy to float32"
-            )
+    autoencoder, config = run_directory.load_autoencoder(run_dir, precision)
     least = max(signatures.smallest_side(autoencoder), config.data.resolution) ** 2
     if max_pixels < least:
         raise ExportError(f"max_pixels must be at least {least}, a picture as in training, got {max_pixels}")
+    checked = None if precision == EXACT else _checked(autoencoder, run_dir, config)
     served = signatures.build(autoencoder, config, max_pixels)
     base = Path(output)
     target = base / str(next_version(base) if version is None else _free(base, version))
@@ -77,7 +81,7 @@ def export(
         extra.mkdir()
         (extra / CONFIG).write_text(configuration.dump(config), encoding="utf-8")
         checkpoint = run_directory.latest_checkpoint(run_dir)
-        card = model_card.text(autoencoder, config, served, max_pixels, parameters, checkpoint)
+        card = model_card.text(autoencoder, config, served, max_pixels, parameters, checkpoint, checked)
         (extra / MODEL_CARD).write_text(card, encoding="utf-8")
         warmup.write(extra / WARMUP, served, autoencoder, config)
         temporary.chmod(0o755)  # mkdtemp gives the owner alone the right to read; a server runs as somebody else
@@ -86,6 +90,18 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def _checked(autoencoder: AutoEncoder, run_dir: PathLike, config: Config) -> agreement.Agreement:
+    """How near the pictures of a coarser arithmetic come to those in float32; refuses one that does not suffice."""
+    exact, _ = run_directory.load_autoencoder(run_dir, EXACT)
+    found = agreement.measure(autoencoder, exact, config.data.resolution)
+    if not found.mean >= agreement.LEAST_PSNR:
+        raise ExportError(
+            f"in {autoencoder.generator.compute_dtype} this model's edits are {found.mean:.1f} dB (PSNR) from those in "
+            f"{EXACT}, {agreement.LEAST_PSNR:g} are wanted: export it in {EXACT}"
+        )
+    return found
 
 
 def next_version(base: Path) -> int:

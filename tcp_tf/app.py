@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from tcp_tf.config import PRECISIONS
+
 if TYPE_CHECKING:
     import gradio
     from PIL import Image
@@ -160,13 +162,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--port", type=int, default=7860, help="TCP port, 0 for a free one (default 7860)")
     parser.add_argument("--samples", type=Path, metavar="DIR", help="pictures to offer (default: drawn scenes)")
     parser.add_argument("--styles", type=Path, metavar="DIR", help="styles to offer (default: those of --samples)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="the networks' arithmetic (default %(default)s)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio calls its own page once, at the start
     from tcp_tf.editor import Editor  # TensorFlow takes seconds, which --help need not
 
     try:
-        editor = Editor.load(options.model)
+        editor = Editor.load(options.model, precision=options.precision)
         served = serve(editor, options.samples, options.styles, options.host, options.port)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

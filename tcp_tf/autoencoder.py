@@ -5,12 +5,15 @@ Pictures are float32 N H W C in [-1, 1]; height and width are multiples of the s
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Optional
 
+import keras
 import tensorflow as tf
 
 from tcp_tf import blending, ops
-from tcp_tf.config import Config
+from tcp_tf.config import PRECISIONS, Config
 from tcp_tf.encoder import Codes, Encoder
 from tcp_tf.generator import Generator
 
@@ -46,6 +49,22 @@ def build_generator(config: Config, name: str = "generator", recompute: bool = F
     )
 
 
+@contextlib.contextmanager
+def _policy(precision: Optional[str]) -> Iterator[None]:
+    """Layers made in here compute in this precision."""
+    if precision is None:
+        yield
+        return
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(precision)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
 class AutoEncoder:
     """An encoder, a generator and a blending strategy.
 
@@ -59,9 +78,17 @@ class AutoEncoder:
         self.encoder, self.generator, self.strategy, self.noise = encoder, generator, strategy, noise
 
     @classmethod
-    def from_config(cls, config: Config) -> AutoEncoder:
-        """Freshly drawn networks of the configured sizes, not to be trained."""
-        encoder, generator = build_encoder(config), build_generator(config)
+    def from_config(cls, config: Config, precision: Optional[str] = None) -> AutoEncoder:
+        """Freshly drawn networks of the configured sizes, not to be trained.
+
+        Args:
+            precision: one of `config.PRECISIONS`; default Keras's global policy. Not what the configuration says, which
+                is how its training computes.
+        Raises:
+            ValueError: there is no such precision.
+        """
+        with _policy(precision):
+            encoder, generator = build_encoder(config), build_generator(config)
         encoder.trainable = generator.trainable = False
         return cls(encoder, generator, config.blend.strategy, config.model.noise)
 

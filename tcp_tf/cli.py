@@ -224,7 +224,7 @@ def _editor(options: argparse.Namespace) -> tuple[Any, Any]:
         raise cli_files.UsageError(f"--model: {options.model}: there is no such directory")
     from tcp_tf import editor
 
-    return editor.Editor.load(options.model, options.tile, options.work_size), editor.Region
+    return editor.Editor.load(options.model, options.tile, options.work_size, options.precision), editor.Region
 
 
 def _style(editor: Any, argument: str) -> np.ndarray:

@@ -16,6 +16,8 @@ import argparse
 from pathlib import Path
 from typing import Union
 
+from tcp_tf.config import PRECISIONS
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` says which one was given."""
@@ -36,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--tile", type=int, default=1024, metavar="PX", help="what the networks see at a time (%(default)s)"
         )
+        added.add_argument(
+            "--precision", choices=PRECISIONS, default="float32",
+            help="the networks' arithmetic; mixed_bfloat16 is the faster one where the processor has it (%(default)s)",
+        )  # fmt: skip
         return added
 
     def add_regions(to: argparse.ArgumentParser) -> None:

@@ -18,12 +18,14 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional, Union, get_origin
+from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+Precision = Literal["float32", "mixed_bfloat16"]  # Keras's policies
+PRECISIONS = get_args(Precision)
 MASK_KINDS = ("rectangle", "ellipse", "brush", "half_plane")
 # The official code's Adam, without its lr * 16/17 correction: here R1 is part of the discriminators' one step.
 ADAM_ARGS = {"beta_1": 0.0, "beta_2": 0.99, "epsilon": 1e-8}
@@ -271,7 +273,7 @@ class Config(Section):
 
     seed: int = knob(0, "of every random draw, data order included", ge=0, lt=2**31)
     deterministic: bool = knob(False, "bit-equal repeats on one device, at some cost in speed")
-    mixed_precision: Literal["float32", "mixed_bfloat16"] = knob("float32", "Keras's policy for the arithmetic")
+    mixed_precision: Precision = knob("float32", "Keras's policy for the arithmetic")
     replicas: Union[Literal["auto"], int, list[str]] = knob(
         "auto", "`auto` (all visible GPUs, else the CPU), a number of devices or a list of their names"
     )

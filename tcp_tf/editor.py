@@ -73,13 +73,21 @@ class Editor:
         self.work_size = _checked_work_size(work_size)
 
     @classmethod
-    def load(cls, path: Union[str, Path], tile: int = tiling.TILE, work_size: WorkSize = AUTO) -> Editor:
+    def load(
+        cls,
+        path: Union[str, Path],
+        tile: int = tiling.TILE,
+        work_size: WorkSize = AUTO,
+        precision: str = "float32",
+    ) -> Editor:
         """The model of a run directory (its averaged networks), or of an exported SavedModel.
 
         Args:
             path: `runs/NAME` or what has the same shape; or what `python -m export` wrote, with or without version.
             tile: side in pixels of what the networks see at a time; bounds the memory.
             work_size: default of `open`.
+            precision: the networks' arithmetic, one of `config.PRECISIONS`; `mixed_bfloat16` is the faster one where
+                the processor has it.
         Raises:
             ValueError: there is no model, or not one that can be used; one line that names the path.
         """
@@ -87,13 +95,13 @@ class Editor:
         if not where.is_dir():
             raise EditError(f"{path}: there is no such directory; a run directory or an exported model is wanted")
         if (where / run_dir.CONFIG).is_file():
-            return cls(*run_dir.load_autoencoder(where), tile, work_size)
+            return cls(*run_dir.load_autoencoder(where, precision), tile, work_size)
         try:
             version = exported.newest_version(where)
         except exported.ExportedModelError:
             wanted = f"neither a run directory (no {run_dir.CONFIG}) nor an exported model (no {exported.GRAPH})"
             raise EditError(f"{path}: {wanted}") from None
-        return cls(*exported.load_autoencoder(version), tile, work_size)
+        return cls(*exported.load_autoencoder(version, precision), tile, work_size)
 
     def open(self, image: PictureLike, work_size: Optional[WorkSize] = None) -> Picture:
         """Encodes a picture once; everything that is then done with it only decodes.

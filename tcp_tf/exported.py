@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
@@ -46,11 +46,12 @@ def newest_version(path: PathLike) -> Path:
     return max(versions, key=lambda entry: int(entry.name))
 
 
-def load_autoencoder(path: PathLike) -> tuple[AutoEncoder, Config]:
+def load_autoencoder(path: PathLike, precision: Optional[str] = None) -> tuple[AutoEncoder, Config]:
     """The encoder and generator of an export, as `run_dir.load_autoencoder` gives those of a run.
 
     Args:
         path: what `python -m export` wrote: the model's base directory (the newest version is taken) or a version.
+        precision: as of `AutoEncoder.from_config`, whichever the export itself computes in.
     Raises:
         ExportedModelError: it is not such an export, or of a different network.
         ConfigError: its configuration is not valid.
@@ -59,7 +60,7 @@ def load_autoencoder(path: PathLike) -> tuple[AutoEncoder, Config]:
     if not (directory / CONFIG).is_file():
         raise ExportedModelError(f"{directory}: not exported by this project, it has no {CONFIG}")
     config = configuration.load(directory / CONFIG)
-    autoencoder = AutoEncoder.from_config(config)
+    autoencoder = AutoEncoder.from_config(config, precision)
     try:
         graph = saved_model_pb2.SavedModel.FromString((directory / GRAPH).read_bytes()).meta_graphs[0]
         objects = graph.object_graph_def

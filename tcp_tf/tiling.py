@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -190,13 +190,17 @@ class TiledAutoEncoder:
     def _draw_noise(self, height: int, width: int) -> list[np.ndarray]:
         seed = tf.constant(NOISE_SEED, tf.int32)
         generator, stride = self.autoencoder.generator, self.stride
-        return [maps.numpy() for maps in generator.draw_noise(1, height * stride, width * stride, seed)]
+        return [np.asarray(maps, np.float32) for maps in generator.draw_noise(1, height * stride, width * stride, seed)]
 
     def _function(self, function: Callable[..., Any], *names: str) -> Callable[..., Any]:
         return tf.function(function, input_signature=[self._specs[name] for name in names], autograph=False)
 
+    def _cast(self, noise: list[tf.Tensor]) -> Optional[list[tf.Tensor]]:
+        """In the dtype of the network's arithmetic; None for a noiseless model."""
+        return [tf.cast(maps, self.autoencoder.generator.compute_dtype) for maps in noise] or None
+
     def _generated(self, content: tf.Tensor, style: tf.Tensor, noise: list[tf.Tensor]) -> tf.Tensor:
-        return self.autoencoder.generator(content, style, noise or None)
+        return self.autoencoder.generator(content, style, self._cast(noise))
 
     def _region_function(self, regions: int, strategy: str) -> Callable[..., Any]:
         encoder, generator = self.autoencoder.encoder, self.autoencoder.generator
@@ -204,7 +208,7 @@ class TiledAutoEncoder:
         def run(content, styles, masks, strengths, noise):
             weights = region_weights(masks, strengths)
             # No feature map: the strategies that come here do not read it.
-            return blending.blend(strategy, encoder, generator, content, styles, weights, None, noise or None)
+            return blending.blend(strategy, encoder, generator, content, styles, weights, None, self._cast(noise))
 
         self._specs |= {
             f"styles{regions}": tf.TensorSpec([1, 1 + regions, encoder.style_dim], tf.float32),

@@ -83,9 +83,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compositing": set(),
     "tiling": {"autoencoder", "blending", "encoder", "generator", "ops"},
     "exported": {"config", "autoencoder"},
+    "agreement": {"autoencoder", "datasets", "images", "metrics"},
     "editor": {"config", "autoencoder", "encoder", "images", "run_dir"}
     | {"compositing", "exported", "pictures", "styles", "tiling"},
-    "cli_arguments": set(),
+    "cli_arguments": {"config"},
     "cli_files": {"images"},
     "cli": {"allocator", "app", "cli_arguments", "cli_files", "editor", "images", "moving", "pictures", "styles"},
     "__main__": {"cli"},
@@ -95,9 +96,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app_handlers": {"app_session", "app_strokes"},
     "app_page": {"app_handlers", "app_session", "images"},
     "app_guard": set(),
-    "app": {"app_guard", "app_handlers", "app_page", "app_samples", "app_session", "app_strokes", "editor"},
+    "app": {"app_guard", "app_handlers", "app_page", "app_samples", "app_session", "app_strokes", "editor"}
+    | {"config"},
     # outside the package
-    "export": {"config", "autoencoder", "blending", "images", "ops", "run_dir"},
+    "export": {"config", "agreement", "autoencoder", "blending", "images", "ops", "run_dir"},
     "train": {"allocator", "config", "callbacks", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}

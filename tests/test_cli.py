@@ -13,6 +13,7 @@ from skimage import data as photographs
 
 import tcp_tf
 from tcp_tf import cli, cli_files
+from tcp_tf.config import PRECISIONS
 from tcp_tf.styles import StyleLibrary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,15 @@ def test_edit(tiny_run: Path, folder: Path, tmp_path: Path) -> None:
     both = ["--style", style, "--mask", mask, "--style", other, "--mask", folder / "masks" / "b.png", "--strength", 0.5]
     assert run(tiny_run, "edit", "--image", image, *both, "--feather", 3, "--output", tmp_path / "two.jpg") == 0
     assert Image.open(tmp_path / "two.jpg").size == (72, 60)
+
+
+def test_precision(tiny_run: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = ["--content", folder / "photos" / "a.png", "--style", folder / "looks" / "cup.png", "--output"]
+    files = {name: tmp_path / f"{name}.png" for name in PRECISIONS}
+    for name, file in files.items():
+        assert run(tiny_run, "swap", *arguments, file, "--precision", name) == 0
+    exact, coarse = (np.asarray(Image.open(file), np.float32) for file in files.values())
+    assert 0.0 < np.sqrt(np.mean((coarse - exact) ** 2)) < 2.5
 
 
 def test_a_folder_goes_on(tiny_export: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,9 +37,9 @@ def rectangle(width: int = 30, height: int = 22) -> np.ndarray:
     return mask
 
 
-def make(strategy: str = "style_map", **options: Any) -> Editor:
+def make(strategy: str = "style_map", precision: str = "float32", **options: Any) -> Editor:
     config = small_config(f"blend.strategy={strategy}")
-    autoencoder = AutoEncoder.from_config(config)
+    autoencoder = AutoEncoder.from_config(config, precision)
     enliven(autoencoder.encoder, autoencoder.generator)
     return Editor(autoencoder, config, **options)
 
@@ -75,6 +75,17 @@ def test_an_edit_is_the_models(strategy: str) -> None:
     assert np.abs(levels - edited).max() <= 1
     assert np.mean(levels == edited) > 0.99
     assert np.std(edited) > 10
+
+
+@pytest.mark.parametrize("strategy", blending.STRATEGIES)
+def test_bfloat16_gives_nearly_the_same_edits(strategy: str) -> None:
+    exact, coarse = make(strategy), make(strategy, "mixed_bfloat16")
+    for network in ("encoder", "generator"):
+        weights = getattr(exact.networks.autoencoder, network).get_weights()
+        getattr(coarse.networks.autoencoder, network).set_weights(weights)
+    regions = [Region(rectangle(), look(), 0.7), Region(1.0 - rectangle(), photo())]
+    edits = [np.asarray(editor.edit(photo(), regions), np.float32) for editor in (exact, coarse)]
+    assert 0.0 < np.sqrt(np.mean((edits[1] - edits[0]) ** 2)) < 2.5  # of 255 levels: 40 dB
 
 
 def test_the_file_is_that_of_the_served_model(tiny_run: Path, tiny_export: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import audit, savedmodel, signatures, warmup
-from tcp_tf import data, images
+from tcp_tf import agreement, data, exported, images
 from tcp_tf.autoencoder import AutoEncoder
+from tcp_tf.config import Config
 from tcp_tf.run_dir import load_autoencoder, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -458,15 +459,70 @@ def test_a_failed_export_leaves_nothing(tiny_run: Path, tmp_path: Path, monkeypa
     assert [entry.name for entry in tmp_path.iterdir()] == ["4"]
 
 
-def test_other_precisions_are_refused(tiny_run: Path, tmp_path: Path) -> None:
-    policy = keras.mixed_precision.global_policy() if hasattr(keras.mixed_precision, "global_policy") else "float32"
+def test_the_precision_is_the_one_asked_for(tiny_run: Path, tmp_path: Path, model: AutoEncoder) -> None:
+    """Whatever the process computes in, and the networks can be read out of either."""
+    policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        with pytest.raises(savedmodel.ExportError, match="this process computes in bfloat16"):
-            savedmodel.export(tiny_run, tmp_path / "models")
+        exact = savedmodel.export(tiny_run, tmp_path)
     finally:
         keras.mixed_precision.set_global_policy(policy)
+    coarse = savedmodel.export(tiny_run, tmp_path, precision="mixed_bfloat16")
+    inputs = dict(requests_of(2, 64, 64))["masked_blend"]
+    expected = in_process(model, "masked_blend", inputs)["images"]
+    rounded = in_process(load_autoencoder(tiny_run, "mixed_bfloat16")[0], "masked_blend", inputs)["images"]
+    answers = []
+    for directory in (exact, coarse):
+        served = tf.saved_model.load(str(directory))  # must stay alive while its signature is used
+        signature = served.signatures["masked_blend"]
+        answers.append(signature(**{name: tf.constant(value) for name, value in inputs.items()})["images"])
+    assert all(answer.dtype == tf.float32 for answer in answers)
+    np.testing.assert_allclose(answers[0], expected, atol=1e-5)
+    # Graph and single operations round in different places, so the two of less precision differ as well.
+    distances = [float(np.sqrt(np.mean((answers[1] - other) ** 2))) for other in (rounded, expected)]
+    assert distances[0] < 5e-3 and 2e-4 < distances[1] < 5e-3, distances
+    cards = [(directory / "assets.extra" / savedmodel.MODEL_CARD).read_text("utf-8") for directory in (exact, coarse)]
+    assert "| arithmetic | float32 |" in cards[0]
+    assert re.search(r"\| arithmetic \| bfloat16; edits of 8 drawn scenes \d\d\.\d dB", cards[1])
+    for weight, other in zip(exported_weights(coarse), weights(model)):
+        np.testing.assert_array_equal(weight, other)
+
+
+def weights(model: AutoEncoder) -> list[np.ndarray]:
+    return [np.asarray(weight) for network in (model.encoder, model.generator) for weight in network.weights]
+
+
+def exported_weights(directory: Path) -> list[np.ndarray]:
+    return weights(exported.load_autoencoder(directory)[0])
+
+
+def test_a_precision_that_changes_pictures_is_refused(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "LEAST_PSNR", 99.0)
+    with pytest.raises(
+        savedmodel.ExportError, match=r"in bfloat16 this model's edits are \d\d\.\d dB .* 99 are wanted"
+    ):
+        savedmodel.export(tiny_run, tmp_path / "models", precision="mixed_bfloat16")
     assert not (tmp_path / "models").exists()
+    with pytest.raises(ValueError, match="precision must be one of float32, mixed_bfloat16, got 'float16'"):
+        savedmodel.export(tiny_run, tmp_path / "models", precision="float16")
+
+
+def test_how_near_two_models_come(tiny_config: Config) -> None:
+    exact, other = AutoEncoder.from_config(tiny_config), AutoEncoder.from_config(tiny_config)
+    for ours, theirs in ((other.encoder, exact.encoder), (other.generator, exact.generator)):
+        for target, source in zip(ours.weights, theirs.weights):
+            target.assign(source)
+    for network in (exact, other):  # small enough numbers that nothing is clipped
+        kernel = network.generator.stages[-1].conv.kernel
+        kernel.assign(1e-2 * tf.convert_to_tensor(kernel))
+    assert agreement.measure(other, exact, 64, pictures=2) == (np.inf, np.inf, 2)
+    bias = other.generator.stages[-1].bias
+    bias.assign(tf.convert_to_tensor(bias) + 0.02)
+    # 20 log10(2 / 0.02): pictures have a range of 2.
+    mean, least, pictures = agreement.measure(other, exact, 64, pictures=2)
+    np.testing.assert_allclose((mean, least, pictures), (40.0, 40.0, 2), atol=1e-3)
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:

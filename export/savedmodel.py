@@ -58,7 +58,8 @@ def export(
         The directory of the version.
     Raises:
         ExportError: the version exists or is not a positive number, `max_pixels` is less than a picture in training
-            has, or its pictures in this precision are too far from those in float32 (`precision.LEAST_PSNR`).
+            has, or its pictures in this precision are too far from those in float32 (`agreement.LEAST_PSNR`).
+        ValueError: there is no such precision.
         RunDirectoryError: the run has no checkpoint, or one that does not fit its configuration.
         AuditError: what was written is not what a server can load.
     """

@@ -67,10 +67,10 @@ def export(
     least = max(signatures.smallest_side(autoencoder), config.data.resolution) ** 2
     if max_pixels < least:
         raise ExportError(f"max_pixels must be at least {least}, a picture as in training, got {max_pixels}")
-    checked = None if precision == EXACT else _checked(autoencoder, run_dir, config)
     served = signatures.build(autoencoder, config, max_pixels)
     base = Path(output)
     target = base / str(next_version(base) if version is None else _free(base, version))
+    checked = None if precision == EXACT else _checked(autoencoder, run_dir, config)
     base.mkdir(parents=True, exist_ok=True)
     # A server looks at directories whose names are integers only, so this one is invisible to it.
     temporary = Path(tempfile.mkdtemp(dir=base, prefix=f".{target.name}-"))

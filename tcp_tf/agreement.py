@@ -10,10 +10,10 @@ import tensorflow as tf
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.datasets import scene_render
 from tcp_tf.metrics import psnr
+from tcp_tf.sources import scenes_size
 
 LEAST_PSNR = 40.0  # dB, of edits on average: a difference of 2.5 of 255 levels, root mean square
 PICTURES = 8
-SCENES_SIDES = (64, 256)  # px, the least and the most at which scenes are drawn
 _FIRST_SEED = 2_600_000  # behind all splits of the data set, and behind the scenes of the web page
 
 
@@ -46,6 +46,6 @@ def measure(coarse: AutoEncoder, exact: AutoEncoder, side: int, pictures: int = 
 
 def _scene(seed: int, side: int) -> tf.Tensor:
     """A drawn scene `[1, side, side, 3]` in [-1, 1]."""
-    drawn = scene_render.render(seed, seed, int(np.clip(side, *SCENES_SIDES)))
+    drawn = scene_render.render(seed, seed, scenes_size(side))
     resized = tf.image.resize(drawn[None], [side, side], method="bicubic")
     return tf.clip_by_value(resized / 127.5 - 1.0, -1.0, 1.0)

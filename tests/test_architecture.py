@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compositing": set(),
     "tiling": {"autoencoder", "blending", "encoder", "generator", "ops"},
     "exported": {"config", "autoencoder"},
-    "agreement": {"autoencoder", "datasets", "images", "metrics"},
+    "agreement": {"autoencoder", "datasets", "metrics", "sources"},
     "editor": {"config", "autoencoder", "encoder", "images", "run_dir"}
     | {"compositing", "exported", "pictures", "styles", "tiling"},
     "cli_arguments": {"config"},

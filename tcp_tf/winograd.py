@@ -96,9 +96,8 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
     """
     filters = kernel.shape[2 if transposed else 3]
     with tf.control_dependencies([maps]):  # not all kernels at the start of a step
-        wide = tf.cast(kernel, tf.float32)
-        factors = tf.matmul(KERNEL[:, ::-1] if transposed else KERNEL, tf.reshape(wide, [TAPS * TAPS, -1]))
-    factors = tf.cast(tf.reshape(factors, [REACH * REACH, *kernel.shape[2:]]), kernel.dtype)
+        factors = _mapped_kernel(KERNEL[:, ::-1] if transposed else KERNEL, tf.reshape(kernel, [TAPS * TAPS, -1]))
+    factors = tf.reshape(factors, [REACH * REACH, *kernel.shape[2:]])
 
     def convolved(maps: tf.Tensor) -> tf.Tensor:
         height, width = (side + 2 * padding - TAPS + 1 for side in ops.spatial_shape(maps))
@@ -112,6 +111,15 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
     if maps.shape[:3].num_elements() is None:
         return _in_turn_by_loop(convolved, maps, filters)
     return tf.concat(_in_turn(convolved, maps), axis=0)
+
+
+def _mapped_kernel(matrix: np.ndarray, taps: tf.Tensor) -> tf.Tensor:
+    """`matrix` times `[9, Cin Cout]`, in the dtype of the taps; the matrix itself is not rounded to bfloat16."""
+    if taps.dtype == tf.float32:
+        return tf.matmul(matrix, taps)
+    rounded = tf.cast(matrix, taps.dtype)
+    rest = tf.cast(matrix - tf.cast(rounded, tf.float32), taps.dtype)
+    return tf.matmul(tf.concat([rounded, rest], axis=1), tf.concat([taps, taps], axis=0))
 
 
 def fastest_conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = False) -> tf.Tensor:

@@ -60,6 +60,14 @@ def test_error_in_bfloat16() -> None:
         assert 0.005 < error < 0.025
 
 
+def test_error_of_a_kernel_mapped_in_bfloat16() -> None:
+    """1.7e-3 is what rounding the result leaves; TensorFlow without oneDNN sums in bfloat16 and leaves twice that."""
+    taps = tf.cast(draw(9, 1024), tf.bfloat16)
+    expected = winograd.KERNEL @ tf.cast(taps, tf.float32).numpy()
+    mapped = tf.cast(winograd._mapped_kernel(winograd.KERNEL, taps), tf.float32)
+    assert np.linalg.norm(mapped - expected) < 3.6e-3 * np.linalg.norm(expected)
+
+
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_gradients_of_any_order(padding: int) -> None:

@@ -11,7 +11,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tcp_tf.layers import Conv, Dense, attach, blurred, forgetful
+from tcp_tf.layers import BRANCH_GAIN, Conv, Dense, attach, blurred, forgetful
 
 TAPS = (1, 3, 3, 1)
 
@@ -23,8 +23,9 @@ class CriticBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.down = down
         self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), name="conv1")
-        self.conv2 = Conv(inputs, outputs, 3, stride=2 if down else 1, padding=(0, 0) if down else (1, 1), name="conv2")
-        self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, name="skip")
+        stride, padding = (2, (0, 0)) if down else (1, (1, 1))
+        self.conv2 = Conv(inputs, outputs, 3, stride=stride, padding=padding, gain=BRANCH_GAIN, name="conv2")
+        self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
         self.built = True
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
@@ -32,7 +33,7 @@ class CriticBlock(keras.layers.Layer):
         if self.down:
             maps = blurred(maps, TAPS, (2, 2), self.trainable)  # N H+1 W+1 inputs
             skip = blurred(images, TAPS, (1, 1), self.trainable, stride=2)  # N H/2 W/2 inputs
-        return (self.conv2(maps) + self.skip(skip)) * 2**-0.5
+        return self.conv2(maps) + self.skip(skip)
 
 
 def discriminator_widths(steps: int, channels: int, max_channels: int, capacity: float) -> list[int]:

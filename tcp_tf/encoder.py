@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tcp_tf import ops
-from tcp_tf.layers import Conv, Dense, attach, blurred, forgetful, reflected
+from tcp_tf.layers import BRANCH_GAIN, Conv, Dense, attach, blurred, forgetful, reflected
 
 
 class Codes(NamedTuple):
@@ -27,8 +27,8 @@ class EncoderBlock(keras.layers.Layer):
     def __init__(self, inputs: int, outputs: int, **kwargs):
         super().__init__(**kwargs)
         self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), reflect=True, name="conv1")
-        self.conv2 = Conv(inputs, outputs, 3, stride=2, name="conv2")
-        self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, name="skip")
+        self.conv2 = Conv(inputs, outputs, 3, stride=2, gain=BRANCH_GAIN, name="conv2")
+        self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
         self.built = True
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
@@ -36,7 +36,7 @@ class EncoderBlock(keras.layers.Layer):
         maps = reflected(maps, (2, 1), self.trainable)
         maps = blurred(maps, [1, 2, 1], (0, 0), self.trainable)  # N H+1 W+1 inputs
         skip = blurred(images, [1, 2, 1], (1, 0), self.trainable, stride=2)  # N H/2 W/2 inputs
-        return (self.conv2(maps) + self.skip(skip)) * 2**-0.5
+        return self.conv2(maps) + self.skip(skip)
 
 
 def encoder_widths(channels: int, downsamples: int, style_dim: int, capacity: float) -> list[int]:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tcp_tf import ops
 from tcp_tf.layers import (
+    BRANCH_GAIN,
     Conv,
     ModulatedConv,
     Modulation,
@@ -51,13 +52,15 @@ class HeadBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.noise_levels = (level, level)
         self.conv1 = StyledConv(inputs, outputs, style_dim, level=level, name="conv1")
-        self.conv2 = StyledConv(outputs, outputs, style_dim, level=level, name="conv2")
-        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, bias=False, activate=False, name="skip")
+        self.conv2 = StyledConv(outputs, outputs, style_dim, level=level, gain=BRANCH_GAIN, name="conv2")
+        self.skip = None
+        if inputs != outputs:
+            self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
         self.built = True
 
     def call(self, maps: tf.Tensor, style: Style, noise: Noise = (None, None)) -> tf.Tensor:
         main = self.conv2(self.conv1(maps, style, noise[0]), style, noise[1])
-        return (main + (self.skip(maps) if self.skip else maps)) * 2**-0.5
+        return main + (self.skip(maps) if self.skip else maps * BRANCH_GAIN)
 
 
 class UpBlock(keras.layers.Layer):
@@ -70,14 +73,13 @@ class UpBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.noise_levels = (level - 1, level - 1)
         self.conv1 = StyledConv(inputs, outputs, style_dim, level=level, up=True, name="conv1")
-        self.conv2 = StyledConv(outputs, outputs, style_dim, level=level - 1, name="conv2")
-        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, name="skip")
+        self.conv2 = StyledConv(outputs, outputs, style_dim, level=level - 1, gain=BRANCH_GAIN, name="conv2")
+        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, gain=BRANCH_GAIN, name="skip")
         self.built = True
 
     def call(self, maps: tf.Tensor, style: Style, noise: Noise = (None, None)) -> tf.Tensor:
         main = self.conv2(self.conv1(maps, style, noise[0]), style, noise[1])
-        skip = ops.upsample_bilinear(self.skip(maps) if self.skip else maps)
-        return (main + skip) * 2**-0.5
+        return main + ops.upsample_bilinear(self.skip(maps) if self.skip else maps * BRANCH_GAIN)
 
 
 class ToRGB(keras.layers.Layer):
@@ -92,7 +94,7 @@ class ToRGB(keras.layers.Layer):
         self.built = True
 
     def call(self, maps: tf.Tensor, style: Style, noise: Noise = ()) -> tf.Tensor:
-        return bias_and_activate(self.conv(maps, style), self.bias, activate=False, trained=self.trainable)
+        return bias_and_activate(self.conv(maps, style), self.bias, 1.0, activate=False, trained=self.trainable)
 
 
 def generator_widths(channels: int, max_channels: int, upsamples: int, capacity: float) -> list[int]:

@@ -1,8 +1,8 @@
 """The smallest blocks with weights, with the equalised learning rate of progressive GANs (arXiv 1710.10196).
 
 Every weight is drawn from N(0, 1) and multiplied by 1/sqrt(fan_in) when used. The activation is
-`leaky_relu(x + bias, 0.2) * sqrt(2)`; the gain is folded into the (small) weights and biases, since leaky ReLU is
-positively homogeneous, so that no pass over the activations is spent on it.
+`leaky_relu(x + bias, 0.2) * sqrt(2)`; this factor, and others on a layer's result, are in the (small) weights and
+biases, since leaky ReLU is positively homogeneous, so that no pass over the activations is spent on them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tensorflow as tf
 from tcp_tf import gradients, ops, winograd
 
 SLOPE = 0.2
+BRANCH_GAIN = 2.0**-0.5  # of both branches of a residual block, whose sum then has the variance of one
 
 
 class RegionStyles(NamedTuple):
@@ -53,7 +54,7 @@ def forgetful(block: Callable, recompute: bool) -> Callable:
 
 
 class Conv(keras.layers.Layer):
-    """Convolution with equalised learning rate, then bias and leaky ReLU where asked.
+    """Convolution with equalised learning rate, then bias and leaky ReLU where asked, times `gain`.
 
     `[N, H, W, inputs]` -> `[N, (H + pads - kernel) // stride + 1, ..., filters]`.
     """
@@ -69,12 +70,13 @@ class Conv(keras.layers.Layer):
         reflect: bool = False,
         bias: bool = True,
         activate: bool = True,
+        gain: float = 1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.stride, self.padding, self.reflect = stride, padding, reflect
-        self.activate = activate
-        self.gain = (ops.SQRT2 if activate else 1.0) * (inputs * kernel * kernel) ** -0.5
+        self.activate, self.output_gain = activate, gain * (ops.SQRT2 if activate else 1.0)
+        self.gain = self.output_gain * (inputs * kernel * kernel) ** -0.5
         self.kernel = self.add_weight(
             name="kernel",
             shape=(kernel, kernel, inputs, filters),
@@ -97,7 +99,7 @@ class Conv(keras.layers.Layer):
         else:
             down = gradients.conv_down if self.trainable else ops.conv_down
             maps = down(ops.pad(images, padding), kernel)
-        return bias_and_activate(maps, self.bias, self.activate, self.trainable)
+        return bias_and_activate(maps, self.bias, self.output_gain, self.activate, self.trainable)
 
 
 class Dense(keras.layers.Layer):
@@ -105,8 +107,8 @@ class Dense(keras.layers.Layer):
 
     def __init__(self, inputs: int, units: int, *, activate: bool = False, bias_init: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        self.activate = activate
-        self.gain = (ops.SQRT2 if activate else 1.0) * inputs**-0.5
+        self.activate, self.output_gain = activate, ops.SQRT2 if activate else 1.0
+        self.gain = self.output_gain * inputs**-0.5
         self.kernel = self.add_weight(
             name="kernel", shape=(inputs, units), initializer=keras.initializers.RandomNormal(0.0, 1.0)
         )
@@ -118,7 +120,7 @@ class Dense(keras.layers.Layer):
         scaled = codes * self.gain  # which are fewer than weights
         # One product: with more axes, `tf.matmul` would read the kernel anew for each place on the first ones.
         product = tf.matmul(scaled, kernel) if len(codes.shape) == 2 else tf.tensordot(scaled, kernel, 1)
-        return bias_and_activate(product, self.bias, self.activate, self.trainable)
+        return bias_and_activate(product, self.bias, self.output_gain, self.activate, self.trainable)
 
 
 class Modulation(keras.layers.Layer):
@@ -127,22 +129,28 @@ class Modulation(keras.layers.Layer):
     Style `[N, Cs]` gives `[N, 1, 1, C]`. A style map `[N, h, w, Cs]` gives `[N, H, W, C]`, resized bilinearly to the
     feature map (an affine map commutes with interpolation, so the cheap order is taken: first affine, then resize).
     `RegionStyles` gives `[N, H, W, C]`, each region's factors mixed by its share at each position.
-    `level` says which resolution the feature map has: the image's side / 2^level.
+    `level` says which resolution the feature map has: the image's side / 2^level. With `unit`, the factors at a
+    position have unit mean square.
     """
 
-    def __init__(self, style_dim: int, channels: int, *, level: int, bias_init: float = 0.0, **kwargs):
+    def __init__(
+        self, style_dim: int, channels: int, *, level: int, bias_init: float = 0.0, unit: bool = False, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.level = level
+        self.level, self.unit = level, unit
         self.affine = Dense(style_dim, channels, bias_init=bias_init, name="affine")
         self.built = True
 
     def call(self, style: Style, like: tf.Tensor) -> tf.Tensor:
         if isinstance(style, RegionStyles):
-            return tf.einsum("nhwr,nrc->nhwc", style.weights[self.level], self.affine(style.styles))
+            weights, each = style.weights[self.level], self.affine(style.styles)
+            return tf.einsum("nhwr,nrc->nhwc", ops.unit_mixture(weights, each) if self.unit else weights, each)
         factors = self.affine(style)
         if len(factors.shape) == 2:
-            return factors[:, None, None, :]
-        return ops.resize_bilinear(factors, *ops.spatial_shape(like))
+            factors = factors[:, None, None, :]
+        else:
+            factors = ops.resize_bilinear(factors, *ops.spatial_shape(like))
+        return ops.normalize_mean_square(factors) if self.unit else factors
 
 
 class ModulatedConv(keras.layers.Layer):
@@ -170,7 +178,7 @@ class ModulatedConv(keras.layers.Layer):
         self.up, self.demodulate, self.output_gain = up, demodulate, gain
         self.gain = (inputs * kernel * kernel) ** -0.5
         self.padding = (kernel // 2, kernel // 2)
-        self.modulation = Modulation(style_dim, inputs, level=level, bias_init=1.0, name="modulation")
+        self.modulation = Modulation(style_dim, inputs, level=level, bias_init=1.0, unit=demodulate, name="modulation")
         # A transposed convolution takes its kernel as [k, k, filters, inputs].
         shape = (kernel, kernel, filters, inputs) if up else (kernel, kernel, inputs, filters)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=keras.initializers.RandomNormal(0.0, 1.0))
@@ -180,7 +188,6 @@ class ModulatedConv(keras.layers.Layer):
         factors = self.modulation(style, maps)
         kernel = tf.convert_to_tensor(self.kernel)
         if self.demodulate:
-            factors = ops.normalize_mean_square(factors)
             kernel = ops.demodulated(kernel, 2 if self.up else 3, self.gain, self.output_gain)
         else:
             kernel = kernel * (self.gain * self.output_gain)
@@ -197,11 +204,14 @@ class ModulatedConv(keras.layers.Layer):
 
 
 class StyledConv(keras.layers.Layer):
-    """Modulated convolution, noise of one channel times a learned scalar (initially 0), bias, leaky ReLU."""
+    """Modulated convolution, noise of one channel times a learned scalar (initially 0), bias, leaky ReLU, `gain`."""
 
-    def __init__(self, inputs: int, filters: int, style_dim: int, *, level: int, up: bool = False, **kwargs):
+    def __init__(
+        self, inputs: int, filters: int, style_dim: int, *, level: int, up: bool = False, gain: float = 1.0, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.conv = ModulatedConv(inputs, filters, 3, style_dim, level=level, up=up, gain=ops.SQRT2, name="conv")
+        self.gain = ops.SQRT2 * gain
+        self.conv = ModulatedConv(inputs, filters, 3, style_dim, level=level, up=up, gain=self.gain, name="conv")
         self.noise_strength = self.add_weight(name="noise_strength", shape=(1,), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
         self.built = True
@@ -209,8 +219,8 @@ class StyledConv(keras.layers.Layer):
     def call(self, maps: tf.Tensor, style: Style, noise: Optional[tf.Tensor] = None) -> tf.Tensor:
         maps = self.conv(maps, style)
         if noise is not None:
-            maps += noise * (tf.convert_to_tensor(self.noise_strength) * ops.SQRT2)
-        return bias_and_activate(maps, self.bias, activate=True, trained=self.trainable)
+            maps += noise * (tf.convert_to_tensor(self.noise_strength) * self.gain)
+        return bias_and_activate(maps, self.bias, self.gain, activate=True, trained=self.trainable)
 
 
 def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
@@ -231,12 +241,12 @@ def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: 
 
 
 def bias_and_activate(
-    values: tf.Tensor, bias: Optional[tf.Variable], activate: bool, trained: bool = False
+    values: tf.Tensor, bias: Optional[tf.Variable], gain: float, activate: bool, trained: bool = False
 ) -> tf.Tensor:
-    """`leaky_relu(values + sqrt(2) bias)` where activated (`values` come with the gain), else `values + bias`."""
+    """`values + gain * bias`, leaky ReLU of it where asked: `values` come with the gain."""
     if bias is not None:
         add = gradients.bias_add if trained else tf.nn.bias_add
-        values = add(values, tf.convert_to_tensor(bias) * (ops.SQRT2 if activate else 1.0))
+        values = add(values, tf.convert_to_tensor(bias) * gain)
     if not activate:
         return values
     return gradients.leaky_relu(values, SLOPE) if trained else tf.nn.leaky_relu(values, SLOPE)

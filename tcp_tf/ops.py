@@ -45,6 +45,23 @@ def normalize_mean_square(style: tf.Tensor) -> tf.Tensor:
     return tf.cast(wide * scale, style.dtype)
 
 
+def unit_mixture(weights: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+    """Weights whose mixture of vectors is what `normalize_mean_square` makes of the given weights' mixture.
+
+    A mixture's mean square is a quadratic form of its weights, which are fewer than channels.
+
+    Args:
+        weights: `[N, H, W, R]`.
+        vectors: `[N, R, C]`.
+    Returns:
+        `[N, H, W, R]`, of the dtype of the weights.
+    """
+    wide, shares = tf.cast(vectors, tf.float32), tf.cast(weights, tf.float32)
+    products = tf.matmul(wide, wide, transpose_b=True) / vectors.shape[-1]  # N R R
+    squares = tf.reduce_sum(tf.einsum("nhwr,nrs->nhws", shares, products) * shares, axis=-1, keepdims=True)
+    return tf.cast(shares * tf.math.rsqrt(tf.maximum(squares, 0.0) + EPSILON), weights.dtype)
+
+
 def pad(images: tf.Tensor, padding: Padding, mode: str = "CONSTANT") -> tf.Tensor:
     """Pads height and width by (before, after) pixels: `[N, H, W, C]` -> `[N, H + b + a, W + b + a, C]`."""
     if padding == (0, 0):

@@ -16,7 +16,7 @@ from tcp_tf.autoencoder import build_encoder, build_generator
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.encoder import Encoder
 from tcp_tf.generator import Generator
-from tcp_tf.layers import RegionStyles, StyledConv
+from tcp_tf.layers import Conv, RegionStyles, StyledConv
 from tcp_tf.model import build_discriminator, build_patch_discriminator
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -111,12 +111,26 @@ def test_a_styled_convolution_by_its_formula() -> None:
     layer = StyledConv(3, 5, 16, level=0)
     enliven(layer)
     maps, style, grain = noise(2, 6, 6, 3), noise(2, 16), noise(2, 6, 6, 1, seed=1)
-    factors = layer.conv.modulation(style, maps)
+    factors = layer.conv.modulation.affine(style)[:, None, None]
     factors *= tf.math.rsqrt(tf.reduce_mean(factors**2, axis=-1, keepdims=True))
     kernel = layer.conv.kernel.numpy()
     kernel /= np.linalg.norm(kernel.reshape(-1, 5), axis=0)
     plain = tf.nn.conv2d(maps * factors, kernel, 1, "SAME") + grain * layer.noise_strength.numpy() + layer.bias.numpy()
     np.testing.assert_allclose(layer(maps, style, grain), 2**0.5 * tf.nn.leaky_relu(plain, 0.2), atol=1e-4)
+
+
+def test_a_gain_is_a_factor_on_the_result() -> None:
+    images, style, grain = noise(2, 6, 6, 3), noise(2, 16), noise(2, 6, 6, 1, seed=1)
+    for make, inputs in (
+        (lambda gain: Conv(3, 5, 3, gain=gain), (images,)),
+        (lambda gain: Conv(3, 5, 3, activate=False, gain=gain), (images,)),
+        (lambda gain: StyledConv(3, 5, 16, level=0, gain=gain), (images, style, grain)),
+    ):
+        plain, halved = make(1.0), make(0.5)
+        enliven(plain)
+        for weight, other in zip(halved.weights, plain.weights):
+            weight.assign(other)
+        np.testing.assert_allclose(halved(*inputs), 0.5 * plain(*inputs), atol=1e-6)
 
 
 def test_the_codes_lengths_do_not_matter() -> None:

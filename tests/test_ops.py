@@ -26,6 +26,20 @@ def test_normalize() -> None:
     np.testing.assert_allclose(ops.normalize(large), [[0.6, 0.8]], atol=1e-3)
 
 
+def test_weights_of_a_unit_mixture() -> None:
+    vectors, weights = tf.constant(draw(2, 3, 16)), tf.constant(RNG.dirichlet([1, 1, 1], (2, 4, 5)), tf.float32)
+    unit = tf.einsum("nhwr,nrc->nhwc", ops.unit_mixture(weights, vectors), vectors)
+    mixed = tf.einsum("nhwr,nrc->nhwc", weights, vectors)
+    np.testing.assert_allclose(unit, ops.normalize_mean_square(mixed), atol=1e-5)
+    opposed = tf.stack([vectors[:, 0], -vectors[:, 0]], axis=1)
+    halves = tf.fill([2, 1, 1, 2], 0.5)
+    with tf.GradientTape() as tape:
+        tape.watch(opposed)
+        nothing = tf.einsum("nhwr,nrc->nhwc", ops.unit_mixture(halves, opposed), opposed)
+    np.testing.assert_allclose(nothing, tf.zeros([2, 1, 1, 16]), atol=1e-2)  # and not 0 / 0
+    assert np.isfinite(tape.gradient(nothing, opposed)).all()
+
+
 def test_blur_keeps_the_mean_and_has_its_taps() -> None:
     impulse = np.zeros((1, 7, 7, 2), np.float32)
     impulse[0, 3, 3] = [1, 2]

@@ -124,13 +124,14 @@ def inference(config: Config, request: Request) -> dict[str, Any]:
 
     In less than float32, pictures have `psnr_to_float32`: how near they come to what the same weights give in float32.
     """
-    autoencoder = AutoEncoder.from_config(config)
+    trained = AutoEncoder.from_config(config)
+    autoencoder = trained.folded(config, config.mixed_precision)
     function, inputs = inference_call(autoencoder, config, request)
     concrete = tf.function(function, autograph=False).get_concrete_function(*inputs)
     result = timed(lambda: concrete(*inputs), request.seconds)
     result = {**result, "images": request.batch, "flops": asked_flops(function, *inputs), "peak_bytes": peak_bytes()}
     if keras.mixed_precision.global_policy().compute_dtype != "float32" and request.case != ENCODE:
-        result["psnr_to_float32"] = psnr_to_float32(autoencoder, config, request)
+        result["psnr_to_float32"] = psnr_to_float32(autoencoder, trained.folded(config), config, request)
     return result
 
 
@@ -153,17 +154,13 @@ def inference_call(
     return blend, edits(batch, request.regions, side)
 
 
-def psnr_to_float32(autoencoder: AutoEncoder, config: Config, request: Request) -> float:
+def psnr_to_float32(autoencoder: AutoEncoder, exact: AutoEncoder, config: Config, request: Request) -> float:
     """In dB, the mean over the pictures as they are shown."""
-    function, inputs = inference_call(autoencoder, config, request)
-    coarse = answers.shown(np.asarray(function(*inputs), np.float32))
-    exact = AutoEncoder.from_config(config, "float32")
-    for ours, theirs in zip(exact.weights, autoencoder.weights):
-        for target, source in zip(ours, theirs):
-            target.assign(source)
-    function, inputs = inference_call(exact, config, request)
-    fine = answers.shown(function(*inputs).numpy())
-    return float(np.mean(metrics.psnr(coarse, fine)))
+    shown = []
+    for each in (autoencoder, exact):
+        function, inputs = inference_call(each, config, request)
+        shown.append(answers.shown(np.asarray(function(*inputs), np.float32)))
+    return float(np.mean(metrics.psnr(*shown)))
 
 
 def asked_flops(function: Callable[..., Any], *inputs: tf.Tensor) -> int:
@@ -207,7 +204,7 @@ def served(config: Config, request: Request) -> dict[str, Any]:
     Adds `times_in_process`: the median of how many times as long it takes as the same edit by a traced function of
     this process, the two taking turns.
     """
-    autoencoder, batch = AutoEncoder.from_config(config), request.batch
+    autoencoder, batch = AutoEncoder.from_config(config).folded(config, config.mixed_precision), request.batch
     images, looks, masks = edits(batch, 1, config.data.resolution)
     concrete = tf.function(autoencoder.masked_blend, autograph=False).get_concrete_function(images, looks, masks)
     arrays = {"images": (images + 1) / 2, "style_images": (looks[:, 0] + 1) / 2, "masks": masks[:, 0]}

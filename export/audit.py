@@ -91,12 +91,15 @@ def _operations(nodes: list, served: list) -> Iterator[str]:
 
 def _weights(directory: PathLike, nodes: list, parameters: Optional[int]) -> Iterator[str]:
     declared: dict[str, int] = {}
+    dtypes: set[tf.DType] = set()
     for node in nodes:
         if node.op == "VarHandleOp":
             shape = tf.TensorShape(node.attr["shape"].shape)
             declared[node.attr["shared_name"].s.decode() or node.name] = shape.num_elements() or 0
-            if node.attr["dtype"].type != tf.float32.as_datatype_enum:
-                yield f"{node.name}: the weight is {tf.dtypes.as_dtype(node.attr['dtype'].type).name}, not float32"
+            dtype = tf.dtypes.as_dtype(node.attr["dtype"].type)
+            dtypes.add(dtype)
+            if dtype not in (tf.float32, tf.bfloat16):
+                yield f"{node.name}: the weight is {dtype.name}, not float32 or bfloat16"
     expected = sum(declared.values()) if parameters is None else parameters
     if sum(declared.values()) != expected:
         yield f"the graph declares {sum(declared.values())} weights, the networks have {expected}"
@@ -104,8 +107,9 @@ def _weights(directory: PathLike, nodes: list, parameters: Optional[int]) -> Ite
     shapes = reader.get_variable_to_shape_map()
     names = len(reader.get_tensor(OBJECT_GRAPH)) if OBJECT_GRAPH in shapes else 0
     size = sum(file.stat().st_size for file in Path(directory, "variables").glob("variables.data-*")) - names
-    if not 4 * expected <= size <= SLACK * 4 * expected:
-        yield f"the weights take {size} bytes, {expected} of 4 bytes were expected: is each there once?"
+    each = 2 if dtypes == {tf.bfloat16} else 4
+    if not each * expected <= size <= SLACK * each * expected:
+        yield f"the weights take {size} bytes, {expected} of {each} bytes were expected: is each there once?"
 
 
 def _all_nodes(graph_def) -> Iterator:

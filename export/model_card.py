@@ -71,7 +71,7 @@ region can take the look of another picture. Method: TCP (arXiv 2108.08674) on t
 |---|---|
 | trained on | {", ".join(config.data.all_sources)} at {config.data.resolution} px |
 | blending | {autoencoder.strategy} |
-| weights | averaged (EMA) encoder and generator, {parameters:,} numbers, float32 |
+| weights | averaged (EMA) encoder and generator, {parameters:,} numbers, {autoencoder.generator.compute_dtype} |
 | arithmetic | {_arithmetic(autoencoder, checked)} |
 | checkpoint | {"" if checkpoint is None else f"{Path(checkpoint).name}, SHA-256 of its data {_digest(checkpoint)}"} |
 | written with | TensorFlow {tf.__version__}, Keras {keras.__version__}; serve with this minor version or newer |

@@ -53,7 +53,8 @@ def export(
         output: the model's base directory; made where needed.
         version: default one more than the highest there.
         max_pixels: bound on height times width of the pictures that the model will edit.
-        precision: the networks' arithmetic, one of `config.PRECISIONS`, whatever this process computes in otherwise.
+        precision: of the networks' arithmetic and weights, one of `config.PRECISIONS`, whatever this process computes
+            in otherwise.
     Returns:
         The directory of the version.
     Raises:
@@ -63,14 +64,15 @@ def export(
         RunDirectoryError: the run has no checkpoint, or one that does not fit its configuration.
         AuditError: what was written is not what a server can load.
     """
-    autoencoder, config = run_directory.load_autoencoder(run_dir, precision)
+    trained, config = run_directory.load_autoencoder(run_dir)
+    autoencoder = trained.folded(config, precision)
     least = max(signatures.smallest_side(autoencoder), config.data.resolution) ** 2
     if max_pixels < least:
         raise ExportError(f"max_pixels must be at least {least}, a picture as in training, got {max_pixels}")
     served = signatures.build(autoencoder, config, max_pixels)
     base = Path(output)
     target = base / str(next_version(base) if version is None else _free(base, version))
-    checked = None if precision == EXACT else _checked(autoencoder, run_dir, config)
+    checked = None if precision == EXACT else _checked(autoencoder, trained.folded(config), config)
     base.mkdir(parents=True, exist_ok=True)
     # A server looks at directories whose names are integers only, so this one is invisible to it.
     temporary = Path(tempfile.mkdtemp(dir=base, prefix=f".{target.name}-"))
@@ -93,9 +95,8 @@ def export(
     return target
 
 
-def _checked(autoencoder: AutoEncoder, run_dir: PathLike, config: Config) -> agreement.Agreement:
+def _checked(autoencoder: AutoEncoder, exact: AutoEncoder, config: Config) -> agreement.Agreement:
     """How near the pictures of a coarser arithmetic come to those in float32; refuses one that does not suffice."""
-    exact, _ = run_directory.load_autoencoder(run_dir, EXACT)
     found = agreement.measure(autoencoder, exact, config.data.resolution)
     if not found.mean >= agreement.LEAST_PSNR:
         raise ExportError(

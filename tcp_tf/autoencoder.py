@@ -12,7 +12,7 @@ from typing import Optional
 import keras
 import tensorflow as tf
 
-from tcp_tf import blending, ops
+from tcp_tf import blending, layers, ops
 from tcp_tf.config import PRECISIONS, Config
 from tcp_tf.encoder import Codes, Encoder
 from tcp_tf.generator import Generator
@@ -50,15 +50,10 @@ def build_generator(config: Config, name: str = "generator", recompute: bool = F
 
 
 @contextlib.contextmanager
-def _policy(precision: Optional[str]) -> Iterator[None]:
-    """Layers made in here compute in this precision."""
-    if precision is None:
-        yield
-        return
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+def _policy(dtype: str) -> Iterator[None]:
+    """Layers made in here compute in this dtype and keep their weights in it."""
     before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(precision)
+    keras.mixed_precision.set_global_policy(dtype)
     try:
         yield
     finally:
@@ -78,19 +73,38 @@ class AutoEncoder:
         self.encoder, self.generator, self.strategy, self.noise = encoder, generator, strategy, noise
 
     @classmethod
-    def from_config(cls, config: Config, precision: Optional[str] = None) -> AutoEncoder:
-        """Freshly drawn networks of the configured sizes, not to be trained.
+    def from_config(cls, config: Config) -> AutoEncoder:
+        """Freshly drawn networks of the configured sizes as they are trained, though not to be trained."""
+        encoder, generator = build_encoder(config), build_generator(config)
+        encoder.trainable = generator.trainable = False
+        return cls(encoder, generator, config.blend.strategy, config.model.noise)
+
+    @classmethod
+    def for_use(cls, config: Config, precision: str) -> AutoEncoder:
+        """The same sizes for use alone: folded (`layers.WithKernel`), with weights that are still to be given.
 
         Args:
-            precision: one of `config.PRECISIONS`; default Keras's global policy. Not what the configuration says, which
-                is how its training computes.
+            precision: one of `config.PRECISIONS`, of arithmetic and weights. Not what the configuration says, which is
+                how its training computes.
         Raises:
             ValueError: there is no such precision.
         """
-        with _policy(precision):
-            encoder, generator = build_encoder(config), build_generator(config)
-        encoder.trainable = generator.trainable = False
-        return cls(encoder, generator, config.blend.strategy, config.model.noise)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        with _policy(precision.replace("mixed_", "")), layers.folded():
+            return cls.from_config(config)
+
+    def folded(self, config: Config, precision: str = "float32") -> AutoEncoder:
+        """These networks for use alone: what every call would make of the weights alone is made once.
+
+        Args:
+            config: the configuration of these networks.
+            precision: as of `for_use`.
+        """
+        result = AutoEncoder.for_use(config, precision)
+        layers.fill_folded(result.encoder, self.encoder)
+        layers.fill_folded(result.generator, self.generator)
+        return result
 
     @property
     def weights(self) -> tuple[list[tf.Variable], list[tf.Variable]]:

@@ -95,7 +95,8 @@ class Editor:
         if not where.is_dir():
             raise EditError(f"{path}: there is no such directory; a run directory or an exported model is wanted")
         if (where / run_dir.CONFIG).is_file():
-            return cls(*run_dir.load_autoencoder(where, precision), tile, work_size)
+            autoencoder, config = run_dir.load_autoencoder(where)
+            return cls(autoencoder.folded(config, precision), config, tile, work_size)
         try:
             version = exported.newest_version(where)
         except exported.ExportedModelError:

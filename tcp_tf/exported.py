@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Union
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
@@ -46,21 +46,22 @@ def newest_version(path: PathLike) -> Path:
     return max(versions, key=lambda entry: int(entry.name))
 
 
-def load_autoencoder(path: PathLike, precision: Optional[str] = None) -> tuple[AutoEncoder, Config]:
-    """The encoder and generator of an export, as `run_dir.load_autoencoder` gives those of a run.
+def load_autoencoder(path: PathLike, precision: str = "float32") -> tuple[AutoEncoder, Config]:
+    """The encoder and generator of an export, for use alone.
 
     Args:
         path: what `python -m export` wrote: the model's base directory (the newest version is taken) or a version.
-        precision: as of `AutoEncoder.from_config`, whichever the export itself computes in.
+        precision: as of `AutoEncoder.for_use`. The weights are as the export has them, rounded where it computes in
+            less.
     Raises:
-        ExportedModelError: it is not such an export, or of a different network.
+        ExportedModelError: it is not such an export, or of a different network or an older version of this project.
         ConfigError: its configuration is not valid.
     """
     directory = newest_version(path)
     if not (directory / CONFIG).is_file():
         raise ExportedModelError(f"{directory}: not exported by this project, it has no {CONFIG}")
     config = configuration.load(directory / CONFIG)
-    autoencoder = AutoEncoder.from_config(config, precision)
+    autoencoder = AutoEncoder.for_use(config, precision)
     try:
         graph = saved_model_pb2.SavedModel.FromString((directory / GRAPH).read_bytes()).meta_graphs[0]
         objects = graph.object_graph_def
@@ -81,10 +82,12 @@ def load_autoencoder(path: PathLike, precision: Optional[str] = None) -> tuple[A
         described = [(_kind(weight.name), tuple(weight.shape)) for weight in ours]
         variables = [objects.nodes[node].variable for node in stored]
         found = [(_kind(variable.name), tuple(axis.size for axis in variable.shape.dim)) for variable in variables]
+        if found == [(kind.removeprefix("folded_"), shape) for kind, shape in described]:
+            raise ExportedModelError(f"{directory}: exported by an older version of this project; export it again")
         if len(ours) != len(weights) or described != found:
             raise ExportedModelError(f"{directory}: {name!r} does not hold the networks of its {CONFIG.name}")
         for weight, node in zip(ours, stored):
-            weight.assign(reader.get_tensor(keys[node]))
+            weight.assign(tf.cast(reader.get_tensor(keys[node]), weight.dtype))
     return autoencoder, config
 
 

@@ -7,7 +7,8 @@ biases, since leaky ReLU is positively homogeneous, so that no pass over the act
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional, Union
 
 import keras
@@ -53,7 +54,60 @@ def forgetful(block: Callable, recompute: bool) -> Callable:
     return tf.recompute_grad(block) if recompute else block
 
 
-class Conv(keras.layers.Layer):
+_folded = False
+
+
+@contextlib.contextmanager
+def folded() -> Iterator[None]:
+    """Layers made in here are folded, see `WithKernel`."""
+    global _folded
+    before, _folded = _folded, True
+    try:
+        yield
+    finally:
+        _folded = before
+
+
+def fill_folded(network: keras.Model, trained: keras.Model) -> None:
+    """Gives a network of folded layers the weights of the same network as it is trained."""
+    for own, source in zip(network.weights, trained.weights):
+        own.assign(tf.cast(tf.convert_to_tensor(source), own.dtype))
+    for layer, source in zip(network._flatten_layers(), trained._flatten_layers()):
+        if isinstance(layer, WithKernel):
+            layer.kernel.assign(tf.cast(source.used_kernel(), layer.kernel.dtype))
+
+
+class WithKernel(keras.layers.Layer):
+    """A layer that makes its kernel out of a trained variable in every call; folded, for use alone, it keeps it made.
+
+    The folded layer's variable has another name, so that none is taken for the other, and is zero at first.
+    """
+
+    kernel: tf.Variable
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.folded = _folded
+
+    def add_kernel(self, *shape: int) -> None:
+        """Makes the variable."""
+        if self.folded:
+            self.kernel = self.add_weight(name="folded_kernel", shape=shape, initializer="zeros")
+        else:
+            drawn = keras.initializers.RandomNormal(0.0, 1.0)
+            self.kernel = self.add_weight(name="kernel", shape=shape, initializer=drawn)
+
+    def used_kernel(self) -> tf.Tensor:
+        """What the layer convolves with, of the variable's shape."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        return kernel if self.folded else self.scaled(kernel)
+
+    def scaled(self, kernel: tf.Tensor) -> tf.Tensor:
+        """What is made of the trained variable."""
+        raise NotImplementedError
+
+
+class Conv(WithKernel):
     """Convolution with equalised learning rate, then bias and leaky ReLU where asked, times `gain`.
 
     `[N, H, W, inputs]` -> `[N, (H + pads - kernel) // stride + 1, ..., filters]`.
@@ -77,20 +131,18 @@ class Conv(keras.layers.Layer):
         self.stride, self.padding, self.reflect = stride, padding, reflect
         self.activate, self.output_gain = activate, gain * (ops.SQRT2 if activate else 1.0)
         self.gain = self.output_gain * (inputs * kernel * kernel) ** -0.5
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(kernel, kernel, inputs, filters),
-            initializer=keras.initializers.RandomNormal(0.0, 1.0),
-        )
+        self.add_kernel(kernel, kernel, inputs, filters)
         self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros") if bias else None
         self.built = True
 
+    def scaled(self, kernel: tf.Tensor) -> tf.Tensor:
+        return kernel * self.gain
+
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        kernel = tf.convert_to_tensor(self.kernel)
-        if self.kernel.shape.num_elements() > ops.LARGE:
-            images = images * self.gain
+        if not self.folded and self.kernel.shape.num_elements() > ops.LARGE:
+            images, kernel = images * self.gain, tf.convert_to_tensor(self.kernel)
         else:
-            kernel = kernel * self.gain
+            kernel = self.used_kernel()
         padding = self.padding
         if self.reflect:
             images, padding = reflected(images, padding, self.trainable), (0, 0)
@@ -153,7 +205,7 @@ class Modulation(keras.layers.Layer):
         return ops.normalize_mean_square(factors) if self.unit else factors
 
 
-class ModulatedConv(keras.layers.Layer):
+class ModulatedConv(WithKernel):
     """Convolution whose input channels are scaled by the style, as an ordinary convolution of the scaled input.
 
     With `demodulate`, the factors have unit mean square and every filter unit norm (`ops.demodulated`). With `up`, a
@@ -181,16 +233,16 @@ class ModulatedConv(keras.layers.Layer):
         self.modulation = Modulation(style_dim, inputs, level=level, bias_init=1.0, unit=demodulate, name="modulation")
         # A transposed convolution takes its kernel as [k, k, filters, inputs].
         shape = (kernel, kernel, filters, inputs) if up else (kernel, kernel, inputs, filters)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=keras.initializers.RandomNormal(0.0, 1.0))
+        self.add_kernel(*shape)
         self.built = True
 
-    def call(self, maps: tf.Tensor, style: Style) -> tf.Tensor:
-        factors = self.modulation(style, maps)
-        kernel = tf.convert_to_tensor(self.kernel)
+    def scaled(self, kernel: tf.Tensor) -> tf.Tensor:
         if self.demodulate:
-            kernel = ops.demodulated(kernel, 2 if self.up else 3, self.gain, self.output_gain)
-        else:
-            kernel = kernel * (self.gain * self.output_gain)
+            return ops.demodulated(kernel, 2 if self.up else 3, self.gain, self.output_gain)
+        return kernel * (self.gain * self.output_gain)
+
+    def call(self, maps: tf.Tensor, style: Style) -> tf.Tensor:
+        factors, kernel = self.modulation(style, maps), self.used_kernel()
         if self.trainable:
             return gradients.remade(tf.multiply, self._convolved, maps, factors, kernel=kernel)
         return self._convolved(maps * factors, kernel)

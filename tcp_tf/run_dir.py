@@ -128,11 +128,9 @@ def write_averages(run_dir: PathLike, autoencoder: AutoEncoder) -> None:
     manager(run_dir, tf.train.Checkpoint(model=networks), keep=1).save()
 
 
-def load_autoencoder(run_dir: PathLike, precision: Optional[str] = None) -> tuple[AutoEncoder, Config]:
-    """The averaged encoder and generator of a run's newest checkpoint.
+def load_autoencoder(run_dir: PathLike) -> tuple[AutoEncoder, Config]:
+    """The averaged encoder and generator of a run's newest checkpoint, as they are trained.
 
-    Args:
-        precision: as of `AutoEncoder.from_config`.
     Raises:
         RunDirectoryError: no configuration, no whole checkpoint, or one that does not fit the configuration.
     """
@@ -140,7 +138,7 @@ def load_autoencoder(run_dir: PathLike, precision: Optional[str] = None) -> tupl
     prefix = latest_checkpoint(run_dir)
     if prefix is None:
         raise RunDirectoryError(f"{run_dir}: no checkpoint in {CHECKPOINTS}/ yet")
-    autoencoder = AutoEncoder.from_config(config, precision)
+    autoencoder = AutoEncoder.from_config(config)
     networks = tf.train.Checkpoint(encoder_ema=autoencoder.encoder, generator_ema=autoencoder.generator)
     try:
         # Shapes are checked while reading, presence of every variable by the assertion.

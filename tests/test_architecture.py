@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masks": {"ops"},
     "blending": {"ops", "layers", "encoder", "generator"},
     # an encoder and a generator at work: all that is left of the model when it is trained
-    "autoencoder": {"config", "ops", "blending", "encoder", "generator"},
+    "autoencoder": {"config", "ops", "layers", "blending", "encoder", "generator"},
     # training's arithmetic: values per example, then weights and replicas, then random draws
     "losses": {"ops"},
     "objective": {"config", "losses"},

@@ -23,7 +23,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export import audit, savedmodel, signatures, warmup
 from tcp_tf import agreement, data, exported, images
 from tcp_tf.autoencoder import AutoEncoder
-from tcp_tf.config import Config
+from tcp_tf.config import PRECISIONS, Config
 from tcp_tf.run_dir import load_autoencoder, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -470,7 +470,9 @@ def test_the_precision_is_the_one_asked_for(tiny_run: Path, tmp_path: Path, mode
     coarse = savedmodel.export(tiny_run, tmp_path, precision="mixed_bfloat16")
     inputs = dict(requests_of(2, 64, 64))["masked_blend"]
     expected = in_process(model, "masked_blend", inputs)["images"]
-    rounded = in_process(load_autoencoder(tiny_run, "mixed_bfloat16")[0], "masked_blend", inputs)["images"]
+    trained, config = load_autoencoder(tiny_run)
+    folded = {precision: trained.folded(config, precision) for precision in PRECISIONS}
+    rounded = in_process(folded["mixed_bfloat16"], "masked_blend", inputs)["images"]
     answers = []
     for directory in (exact, coarse):
         served = tf.saved_model.load(str(directory))  # must stay alive while its signature is used
@@ -484,16 +486,32 @@ def test_the_precision_is_the_one_asked_for(tiny_run: Path, tmp_path: Path, mode
     cards = [(directory / "assets.extra" / savedmodel.MODEL_CARD).read_text("utf-8") for directory in (exact, coarse)]
     assert "| arithmetic | float32 |" in cards[0]
     assert re.search(r"\| arithmetic \| bfloat16; edits of 8 drawn scenes \d\d\.\d dB", cards[1])
-    for weight, other in zip(exported_weights(coarse), weights(model)):
-        np.testing.assert_array_equal(weight, other)
+    for directory, precision in zip((exact, coarse), PRECISIONS):
+        for weight, other in zip(exported_weights(directory), weights(folded[precision])):
+            np.testing.assert_array_equal(weight, other)
+    sizes = [
+        (directory / "variables" / "variables.data-00000-of-00001").stat().st_size for directory in (exact, coarse)
+    ]
+    assert 0.49 < sizes[1] / sizes[0] < 0.55
 
 
 def weights(model: AutoEncoder) -> list[np.ndarray]:
-    return [np.asarray(weight) for network in (model.encoder, model.generator) for weight in network.weights]
+    every = [*model.encoder.weights, *model.generator.weights]
+    return [np.asarray(tf.cast(tf.convert_to_tensor(weight), tf.float32)) for weight in every]
 
 
 def exported_weights(directory: Path) -> list[np.ndarray]:
     return weights(exported.load_autoencoder(directory)[0])
+
+
+def test_networks_of_an_older_export_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    """Its kernels were those that are trained."""
+    trained, config = load_autoencoder(tiny_run)
+    savedmodel.write(signatures.build(trained, config), tmp_path / "1")
+    (tmp_path / "1" / "assets.extra").mkdir()
+    shutil.copy(tiny_run / "config.yaml", tmp_path / "1" / "assets.extra")
+    with pytest.raises(exported.ExportedModelError, match="1: exported by an older version of this project; export"):
+        exported.load_autoencoder(tmp_path)
 
 
 def test_a_precision_that_changes_pictures_is_refused(

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import enliven
+from small import enliven, relative_difference, small_config
 
+from tcp_tf import blending, layers, ops
 from tcp_tf import config as configuration
-from tcp_tf import layers, ops
-from tcp_tf.autoencoder import build_encoder, build_generator
+from tcp_tf.autoencoder import AutoEncoder, build_encoder, build_generator
+from tcp_tf.config import PRECISIONS
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.encoder import Encoder
 from tcp_tf.generator import Generator
@@ -131,6 +132,38 @@ def test_a_gain_is_a_factor_on_the_result() -> None:
         for weight, other in zip(halved.weights, plain.weights):
             weight.assign(other)
         np.testing.assert_allclose(halved(*inputs), 0.5 * plain(*inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_folded_networks_compute_the_same(precision: str) -> None:
+    config = small_config()
+    trained = AutoEncoder.from_config(config)
+    enliven(trained.encoder, trained.generator)
+    before = [weight.numpy() for weight in trained.generator.weights]
+    folded = trained.folded(config, precision)
+    images, looks, masks = noise(2, 16, 16, 3), noise(2, 16, 16, 3, seed=1), tf.fill([2, 16, 16, 1], 0.4)
+    error = 1e-5 if precision == "float32" else 0.05
+    for own, other in zip(folded.encode(images), trained.encode(images)):
+        assert relative_difference(own, other) < error
+    for strategy in blending.STRATEGIES:
+        edits = [each.masked_blend(images, looks, masks, strategy=strategy) for each in (folded, trained)]
+        assert relative_difference(*edits) < error
+    for weights, others in zip(folded.weights, trained.weights):
+        assert [weight.shape for weight in weights] == [other.shape for other in others]
+        assert {tf.as_dtype(weight.dtype).name for weight in weights} == {precision.replace("mixed_", "")}
+    folded.generator.weights[-1].assign_add(tf.ones_like(folded.generator.weights[-1]))
+    for weight, old in zip(trained.generator.weights, before):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_folding_what_is_folded_changes_nothing() -> None:
+    config = small_config()
+    once = AutoEncoder.from_config(config).folded(config)
+    for weights, others in zip(once.folded(config).weights, once.weights):
+        for weight, other in zip(weights, others):
+            np.testing.assert_array_equal(weight, other)
+    with pytest.raises(ValueError, match="precision must be one of float32, mixed_bfloat16, got 'float16'"):
+        once.folded(config, "float16")
 
 
 def test_the_codes_lengths_do_not_matter() -> None:

@@ -55,6 +55,10 @@ of what the same machine reaches in the same run with a convolution (256 channel
 matrix product (2048 cubed) of the same dtype. Every convolution counts by its plain sum. Wide ones of 3x3 are computed
 with a quarter of the multiplications (`tcp_tf/winograd.py`, on a CPU), so shares above 100% can be.
 
+Encode, decode and `masked_blend` are those of the folded networks that editors and exports use, whose kernels are kept
+as they are convolved with; PyTorch's side scales its weights in every call, as the Swapping Autoencoder's published
+code does. The XLA programs are of the networks as they are trained.
+
 `generator_part` and `discriminator_part` are one side's gradients and optimizer step alone; `training_step` is the
 whole step with the lazy terms (R1, code consistency, content alignment) by their share of the steps. It makes the
 pictures once for both sides. `session/masked_blend` is the exported SavedModel in a Session, which is how TensorFlow

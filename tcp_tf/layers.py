@@ -262,8 +262,8 @@ class StyledConv(keras.layers.Layer):
         self, inputs: int, filters: int, style_dim: int, *, level: int, up: bool = False, gain: float = 1.0, **kwargs
     ):
         super().__init__(**kwargs)
-        self.gain = ops.SQRT2 * gain
-        self.conv = ModulatedConv(inputs, filters, 3, style_dim, level=level, up=up, gain=self.gain, name="conv")
+        self.output_gain = ops.SQRT2 * gain
+        self.conv = ModulatedConv(inputs, filters, 3, style_dim, level=level, up=up, gain=self.output_gain, name="conv")
         self.noise_strength = self.add_weight(name="noise_strength", shape=(1,), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
         self.built = True
@@ -271,8 +271,8 @@ class StyledConv(keras.layers.Layer):
     def call(self, maps: tf.Tensor, style: Style, noise: Optional[tf.Tensor] = None) -> tf.Tensor:
         maps = self.conv(maps, style)
         if noise is not None:
-            maps += noise * (tf.convert_to_tensor(self.noise_strength) * self.gain)
-        return bias_and_activate(maps, self.bias, self.gain, activate=True, trained=self.trainable)
+            maps += noise * (tf.convert_to_tensor(self.noise_strength) * self.output_gain)
+        return bias_and_activate(maps, self.bias, self.output_gain, activate=True, trained=self.trainable)
 
 
 def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:

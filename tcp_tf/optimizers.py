@@ -26,24 +26,45 @@ class OptimizerError(ValueError):
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras 3's Adam with one kernel of TensorFlow's per variable for its dozen of small ones; the formula is the same.
+    """Keras 3's Adam with few kernels of TensorFlow's per variable for its dozen of small ones; the same formula.
 
-    A network of many small variables spends a tenth of its step on those.
+    A network of many small variables spends a tenth of its step on those. Without a momentum (`beta_1` of 0) the mean
+    of the gradients is the gradient, so that none is kept.
     """
+
+    def build(self, var_list: Sequence[Any]) -> None:
+        """As Keras calls it."""
+        self.with_momentum = self.beta_1 != 0 or self.amsgrad or any(each.dtype != "float32" for each in var_list)
+        if self.with_momentum:
+            super().build(var_list)
+        else:
+            keras.optimizers.Optimizer.build(self, var_list)
+            self._velocities = self.add_optimizer_variables(var_list, "velocity")
+
+    def checkpointed(self, slots: Sequence[Any]) -> list[Any]:
+        """These slots of Keras's, and `Zeros` in the places of those that are not kept."""
+        squares = set() if self.with_momentum else {id(square) for square in self._velocities}
+        return [one for slot in slots for one in ([Zeros(slot.shape), slot] if id(slot) in squares else [slot])]
 
     def _distributed_tf_update_step(self, distribution: Any, grads_and_vars: Any, learning_rate: Any) -> None:
         """Keras's, which calls `update_step` for every variable on every replica; what they share is computed once."""
         step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, tf.float32)
         beta_1, beta_2, epsilon = (tf.constant(value, tf.float32) for value in (self.beta_1, self.beta_2, self.epsilon))
-        self._kernel = functools.partial(
-            tf.raw_ops.ResourceApplyAdam,
-            beta1_power=beta_1**step,
-            beta2_power=beta_2**step,
-            lr=tf.cast(learning_rate, tf.float32),
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=epsilon,
-        )
+        rate = tf.cast(learning_rate, tf.float32)
+        if self.with_momentum:
+            self._kernel = functools.partial(
+                tf.raw_ops.ResourceApplyAdam,
+                beta1_power=beta_1**step,
+                beta2_power=beta_2**step,
+                lr=rate,
+                beta1=beta_1,
+                beta2=beta_2,
+                epsilon=epsilon,
+            )
+        else:
+            share = tf.sqrt(1.0 - beta_2)
+            rate *= tf.sqrt(1.0 - beta_2**step) / share
+            self._kernel = functools.partial(_without_momentum, beta_2, share, rate, epsilon)
         super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -52,11 +73,42 @@ class FusedAdam(keras.optimizers.Adam):
             super().update_step(gradient, variable, learning_rate)
             return
         place = self._get_variable_index(variable)
-        own, mean, square = (
-            each.value if isinstance(each, keras.Variable) else each
-            for each in (variable, self._momentums[place], self._velocities[place])
-        )
-        self._kernel(var=own.handle, m=mean.handle, v=square.handle, grad=tf.cast(gradient, tf.float32))
+        kept = {"var": variable, "v": self._velocities[place]}
+        if self.with_momentum:
+            kept["m"] = self._momentums[place]
+        handles = {
+            name: (each.value if isinstance(each, keras.Variable) else each).handle for name, each in kept.items()
+        }
+        self._kernel(**handles, grad=tf.cast(gradient, tf.float32))
+
+
+def _without_momentum(
+    beta_2: tf.Tensor, share: tf.Tensor, rate: tf.Tensor, epsilon: tf.Tensor, *, var: Any, v: Any, grad: tf.Tensor
+) -> None:
+    """Adam's step with `beta_1` of 0: Adagrad's, whose sum of squares is first made smaller by `beta_2`.
+
+    Args:
+        share: sqrt(1 - beta_2), with which a gradient enters the sum.
+        rate: the step's, divided by that.
+        var, v: resources.
+    """
+    before = tf.raw_ops.ReadVariableOp(resource=v, dtype=tf.float32)
+    tf.raw_ops.AssignVariableOp(resource=v, value=beta_2 * before)
+    tf.raw_ops.ResourceApplyAdagradV2(var=var, accum=v, lr=rate, epsilon=epsilon, grad=share * grad)
+
+
+class Zeros(tf.Module):
+    """Stands in a checkpoint for a variable that is not kept: written as zeros, and not read."""
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        return {"VARIABLE_VALUE": tf.zeros(self.shape)}
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> Any:
+        return tf.no_op()
 
 
 def make(settings: OptimizerConfig, key: str) -> Any:
@@ -146,5 +198,7 @@ def state(optimizer: Any) -> tf.train.Checkpoint:
     every = optimizer.variables if hasattr(optimizer, "build") else optimizer.weights
     rate = optimizer.learning_rate
     steps, *slots = (variable for variable in every if variable is not rate)
+    if isinstance(optimizer, FusedAdam):
+        slots = optimizer.checkpointed(slots)
     recorded = tf.Variable(float(rate.numpy()), trainable=False, name="learning_rate")
     return tf.train.Checkpoint(_variables=[steps, recorded, *slots])

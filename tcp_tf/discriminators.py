@@ -22,9 +22,11 @@ class CriticBlock(keras.layers.Layer):
     def __init__(self, inputs: int, outputs: int, *, down: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.down = down
-        self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), name="conv1")
+        self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), signs_only=down, name="conv1")
         stride, padding = (2, (0, 0)) if down else (1, (1, 1))
-        self.conv2 = Conv(inputs, outputs, 3, stride=stride, padding=padding, gain=BRANCH_GAIN, name="conv2")
+        self.conv2 = Conv(
+            inputs, outputs, 3, stride=stride, padding=padding, gain=BRANCH_GAIN, signs_only=True, name="conv2"
+        )
         self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
         self.built = True
 

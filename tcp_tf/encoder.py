@@ -26,8 +26,8 @@ class EncoderBlock(keras.layers.Layer):
 
     def __init__(self, inputs: int, outputs: int, **kwargs):
         super().__init__(**kwargs)
-        self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), reflect=True, name="conv1")
-        self.conv2 = Conv(inputs, outputs, 3, stride=2, gain=BRANCH_GAIN, name="conv2")
+        self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), reflect=True, signs_only=True, name="conv1")
+        self.conv2 = Conv(inputs, outputs, 3, stride=2, gain=BRANCH_GAIN, signs_only=True, name="conv2")
         self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
         self.built = True
 

@@ -52,7 +52,9 @@ class HeadBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.noise_levels = (level, level)
         self.conv1 = StyledConv(inputs, outputs, style_dim, level=level, name="conv1")
-        self.conv2 = StyledConv(outputs, outputs, style_dim, level=level, gain=BRANCH_GAIN, name="conv2")
+        self.conv2 = StyledConv(
+            outputs, outputs, style_dim, level=level, gain=BRANCH_GAIN, signs_only=True, name="conv2"
+        )
         self.skip = None
         if inputs != outputs:
             self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
@@ -73,7 +75,9 @@ class UpBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.noise_levels = (level - 1, level - 1)
         self.conv1 = StyledConv(inputs, outputs, style_dim, level=level, up=True, name="conv1")
-        self.conv2 = StyledConv(outputs, outputs, style_dim, level=level - 1, gain=BRANCH_GAIN, name="conv2")
+        self.conv2 = StyledConv(
+            outputs, outputs, style_dim, level=level - 1, gain=BRANCH_GAIN, signs_only=True, name="conv2"
+        )
         self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, gain=BRANCH_GAIN, name="skip")
         self.built = True
 

@@ -6,7 +6,8 @@ them, so that nothing of this stands in a served graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 import tensorflow as tf
@@ -80,19 +81,48 @@ def blur_transposed(
     return apply(maps)
 
 
-def leaky_relu(values: tf.Tensor, slope: float) -> tf.Tensor:
+def leaky_relu(values: tf.Tensor, slope: float, signs_only: bool = False) -> tf.Tensor:
     """Leaky ReLU, differentiated by its result, which has the sign of what came in.
 
-    What came in need not be kept, and a convolution, its bias and its activation can become one operation.
+    What came in need not be kept, and a convolution, its bias and its activation can become one operation. Where what
+    follows does not keep the result either, `signs_only` keeps a byte for each number of it.
     """
 
     @tf.custom_gradient
     def activate(values: tf.Tensor):
         result = tf.nn.leaky_relu(values, slope)
-        signs = tf.stop_gradient(result)
-        return result, lambda gradient: tf.raw_ops.LeakyReluGrad(gradients=gradient, features=signs, alpha=slope)
+        signs = result > 0 if signs_only else tf.stop_gradient(result)
+
+        def gradients(gradient: tf.Tensor) -> tf.Tensor:
+            features = tf.cast(ops.after([gradient], signs)[0], gradient.dtype) if signs_only else signs
+            return tf.raw_ops.LeakyReluGrad(gradients=gradient, features=features, alpha=slope)
+
+        return result, gradients
 
     return activate(values)
+
+
+_kernels_first = True
+
+
+@contextlib.contextmanager
+def of_maps_alone() -> Iterator[None]:
+    """No kernel's gradient is wanted of what is differentiated in here, and none is waited for."""
+    global _kernels_first
+    before, _kernels_first = _kernels_first, False
+    try:
+        yield
+    finally:
+        _kernels_first = before
+
+
+def _then(of_kernel: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    """The gradient of a convolution's result, for that of its maps, once its kernel's is there.
+
+    The maps can then be forgotten before those of the layer below are looked at, and what either gradient is made with
+    is not in memory together. Otherwise kernels' gradients, which nothing waits for, come late, and keep all of it.
+    """
+    return ops.after([of_kernel], gradient)[0] if _kernels_first else gradient
 
 
 def remade(
@@ -139,10 +169,8 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
     def convolve(maps: tf.Tensor, kernel: tf.Tensor):
         def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             large, small = (gradient, maps) if transposed else (maps, gradient)
-            return (
-                conv(gradient, kernel, reach - padding, not transposed),
-                kernel_gradient(large, small, reach - padding if transposed else padding, kernel.shape[0]),
-            )
+            of_kernel = kernel_gradient(large, small, reach - padding if transposed else padding, kernel.shape[0])
+            return conv(_then(of_kernel, gradient), kernel, reach - padding, not transposed), of_kernel
 
         return winograd.fastest_conv(maps, kernel, padding, transposed), gradients
 
@@ -205,7 +233,8 @@ def conv_down(maps: tf.Tensor, kernel: tf.Tensor):
     """
 
     def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return conv_up(gradient, kernel, *maps.shape[1:3]), strided_kernel_gradient(maps, gradient, kernel.shape[0])
+        of_kernel = strided_kernel_gradient(maps, gradient, kernel.shape[0])
+        return conv_up(_then(of_kernel, gradient), kernel, *maps.shape[1:3]), of_kernel
 
     return ops.conv_down(maps, kernel), gradients
 
@@ -224,7 +253,8 @@ def conv_up(maps: tf.Tensor, kernel: tf.Tensor, height: int, width: int) -> tf.T
     @tf.custom_gradient
     def convolve(maps: tf.Tensor, kernel: tf.Tensor):
         def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return conv_down(gradient, kernel), strided_kernel_gradient(gradient, maps, kernel.shape[0])
+            of_kernel = strided_kernel_gradient(gradient, maps, kernel.shape[0])
+            return conv_down(_then(of_kernel, gradient), kernel), of_kernel
 
         return ops.conv_up(maps, kernel, height, width), gradients
 

@@ -110,7 +110,8 @@ class WithKernel(keras.layers.Layer):
 class Conv(WithKernel):
     """Convolution with equalised learning rate, then bias and leaky ReLU where asked, times `gain`.
 
-    `[N, H, W, inputs]` -> `[N, (H + pads - kernel) // stride + 1, ..., filters]`.
+    `[N, H, W, inputs]` -> `[N, (H + pads - kernel) // stride + 1, ..., filters]`. With `signs_only` no layer that
+    follows keeps the result for its gradient, see `gradients.leaky_relu`.
     """
 
     def __init__(
@@ -125,10 +126,11 @@ class Conv(WithKernel):
         bias: bool = True,
         activate: bool = True,
         gain: float = 1.0,
+        signs_only: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.stride, self.padding, self.reflect = stride, padding, reflect
+        self.stride, self.padding, self.reflect, self.signs_only = stride, padding, reflect, signs_only
         self.activate, self.output_gain = activate, gain * (ops.SQRT2 if activate else 1.0)
         self.gain = self.output_gain * (inputs * kernel * kernel) ** -0.5
         self.add_kernel(kernel, kernel, inputs, filters)
@@ -151,7 +153,9 @@ class Conv(WithKernel):
         else:
             down = gradients.conv_down if self.trainable else ops.conv_down
             maps = down(ops.pad(images, padding), kernel)
-        return bias_and_activate(maps, self.bias, self.output_gain, self.activate, self.trainable)
+        return bias_and_activate(
+            maps, self.bias, self.output_gain, self.activate, self.trainable, signs_only=self.signs_only
+        )
 
 
 class Dense(keras.layers.Layer):
@@ -256,13 +260,25 @@ class ModulatedConv(WithKernel):
 
 
 class StyledConv(keras.layers.Layer):
-    """Modulated convolution, noise of one channel times a learned scalar (initially 0), bias, leaky ReLU, `gain`."""
+    """Modulated convolution, noise of one channel times a learned scalar (initially 0), bias, leaky ReLU, `gain`.
+
+    `signs_only` as in `Conv`.
+    """
 
     def __init__(
-        self, inputs: int, filters: int, style_dim: int, *, level: int, up: bool = False, gain: float = 1.0, **kwargs
+        self,
+        inputs: int,
+        filters: int,
+        style_dim: int,
+        *,
+        level: int,
+        up: bool = False,
+        gain: float = 1.0,
+        signs_only: bool = False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
-        self.output_gain = ops.SQRT2 * gain
+        self.output_gain, self.signs_only = ops.SQRT2 * gain, signs_only
         self.conv = ModulatedConv(inputs, filters, 3, style_dim, level=level, up=up, gain=self.output_gain, name="conv")
         self.noise_strength = self.add_weight(name="noise_strength", shape=(1,), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
@@ -272,7 +288,7 @@ class StyledConv(keras.layers.Layer):
         maps = self.conv(maps, style)
         if noise is not None:
             maps += noise * (tf.convert_to_tensor(self.noise_strength) * self.output_gain)
-        return bias_and_activate(maps, self.bias, self.output_gain, activate=True, trained=self.trainable)
+        return bias_and_activate(maps, self.bias, self.output_gain, True, self.trainable, signs_only=self.signs_only)
 
 
 def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
@@ -293,7 +309,12 @@ def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: 
 
 
 def bias_and_activate(
-    values: tf.Tensor, bias: Optional[tf.Variable], gain: float, activate: bool, trained: bool = False
+    values: tf.Tensor,
+    bias: Optional[tf.Variable],
+    gain: float,
+    activate: bool,
+    trained: bool = False,
+    signs_only: bool = False,
 ) -> tf.Tensor:
     """`values + gain * bias`, leaky ReLU of it where asked: `values` come with the gain."""
     if bias is not None:
@@ -301,4 +322,4 @@ def bias_and_activate(
         values = add(values, tf.convert_to_tensor(bias) * gain)
     if not activate:
         return values
-    return gradients.leaky_relu(values, SLOPE) if trained else tf.nn.leaky_relu(values, SLOPE)
+    return gradients.leaky_relu(values, SLOPE, signs_only) if trained else tf.nn.leaky_relu(values, SLOPE)

@@ -27,6 +27,7 @@ from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
+from tcp_tf.gradients import of_maps_alone
 from tcp_tf.objective import CONSISTENCY_TERMS, R1_TERMS, RECONSTRUCTION, Objective
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
@@ -251,8 +252,8 @@ class TCP(keras.Model):
             names[:] = terms
             return [mean_terms(terms), *gradients["g"], *gradients["d"]]
 
-        like = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros_like(sides)]
-        means, *gradients = mean_over_parts(parts, compute, batch, like)
+        start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *self._zeros(sides)]
+        means, *gradients = plus_mean_over_parts(start, parts, compute, batch)
         count = len(self.generator_side)
         return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 
@@ -271,18 +272,21 @@ class TCP(keras.Model):
             objective = self.objective.total(("g",), own)
         gradients = gradients_or_zeros(tape, objective, self.generator_side)
         none = {name: tf.zeros([1]) for name in self.objective.starts}
-        return {"g": gradients, "d": zeros_like(self.discriminator_side)}, {**own, **none, **variances(codes)}
+        return {"g": gradients, "d": self._zeros(self.discriminator_side)}, {**own, **none, **variances(codes)}
 
     def _every_gradient(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """Those of all terms that are due.
 
         The discriminators run forward and backward once, for both sides (see `_criticise`); encoder and generator
         take over at the pictures, so no tape is nested in another. What can wait does, so that the activations of one
-        discriminator, of the consistency terms and of R1 are not in memory at the same time.
+        discriminator, of the consistency terms and of R1 are not in memory at the same time; real pictures are judged
+        before there are any of the generator.
         """
         images = batch["image"]
         draws = Draws(self.config, self.step, batch["position"])
         boxes = draws.boxes(sets=3)  # N 3 K 4
+        real_terms, real_gradients = self._judge_real(images)
+        (images,) = ops.after(real_gradients, images)
         with tf.GradientTape() as tape:
             features, codes = self._encode(images, draws)
             reconstruction, swap, noise_swap = self._fakes(codes, draws)
@@ -290,18 +294,17 @@ class TCP(keras.Model):
             own = {RECONSTRUCTION: losses.l1(reconstruction, images[::2])}
             fakes, made = [reconstruction, swap, swap_crops], [features, *codes, swap]
             with tape.stop_recording():
-                discriminator_gradients, pulls, critic_terms = self._criticise(images, fakes, boxes)
+                discriminator_gradients, pulls, critic_terms = self._criticise(images, fakes, boxes, real_gradients)
                 waited = ops.after([*discriminator_gradients, *pulls], *made)
                 lazy_terms, lazy_gradients = self._consistency_terms(images, waited, noise_swap, draws)
-            terms = {**own, **lazy_terms, **critic_terms}
+            terms = {**own, **lazy_terms, **real_terms, **critic_terms}
             pulled = [*zip(fakes, pulls), *zip(made, lazy_gradients)]
             objective = self.objective.total(("g",), self._wanted(own))
             objective += tf.add_n([tf.reduce_sum(tf.cast(x * pull, tf.float32)) for x, pull in pulled])
         generator_gradients = gradients_or_zeros(tape, objective, self.generator_side)
         generator_gradients = sums(generator_gradients, lazy_gradients[len(made) :])
         images, boxes = ops.after(generator_gradients, images, boxes)
-        penalties, penalty_gradients = self._r1_terms(images, boxes)
-        discriminator_gradients = sums(discriminator_gradients, penalty_gradients)
+        penalties, discriminator_gradients = self._plus_r1(discriminator_gradients, images, boxes)
         terms = self._wanted({**terms, **penalties})
         return {"g": generator_gradients, "d": discriminator_gradients}, {**terms, **variances(codes)}
 
@@ -371,35 +374,39 @@ class TCP(keras.Model):
         half = codes.content.shape[0] // 2
         return fakes[:half], fakes[half:], noise_swap
 
-    def _criticise(self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor):
-        """Both discriminators' terms, the gradients of their own objective, and what pulls at the generated pictures.
+    def _judge_real(self, images: tf.Tensor) -> tuple[Terms, list[tf.Tensor]]:
+        """The image discriminator's term of real pictures, and its gradients of that discriminator's variables."""
+
+        def compute() -> Terms:
+            return self._wanted({"d/gan_real": losses.judged_real(self.discriminator(images))})
+
+        return self._with_gradients(compute, [], self.discriminator.trainable_variables)
+
+    def _criticise(self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor, real_gradients: list[tf.Tensor]):
+        """Both discriminators' other terms, the gradients of their own objective, and what pulls at generated pictures.
 
         A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
         generator's as `w_g softplus(-l)`. No example touches another inside a discriminator, so the two gradients
         with respect to that picture differ by the factor of their derivatives, `-(w_g / w_d) exp(-l)`: one backward
-        pass serves both. Real pictures are done with before generated ones are looked at: the activations of one lot
-        are in memory at a time.
+        pass serves both.
 
         Args:
             images: real pictures, `[N, R, R, 3]`.
             fakes: reconstructions `[N/2, R, R, 3]`, swaps `[N, R, R, 3]`, crops of swaps `[N, K, P, P, 3]`.
             boxes: `[N, 3, K, 4]`; the first two sets are cut out of the real pictures.
+            real_gradients: those of `_judge_real`, which are added.
         Returns:
             Gradients of `discriminator_side`; the gradient of the generator's adversarial terms with respect to
             each of `fakes`; the terms by name.
         """
         *pictures, swap_crops = fakes
         variables = self.discriminator.trainable_variables
-        real_terms, real_own = self._with_gradients(
-            lambda: self._wanted({"d/gan_real": losses.judged_real(self.discriminator(images))}), [], variables
-        )
-        pictures = ops.after(real_own, *pictures)
         with tf.GradientTape() as tape:
             tape.watch(pictures)
             fake_terms, logits = self._fake_terms(*pictures)
             objective = self.objective.total(("d",), self._wanted(fake_terms))
         own = gradients_or_zeros(tape, objective, [*variables, *pictures])
-        own, pulls = sums(real_own, own[: -len(pictures)]), own[-len(pictures) :]
+        own, pulls = sums(real_gradients, own[: -len(pictures)]), own[-len(pictures) :]
 
         images, boxes, swap_crops = ops.after([*own, *pulls], images, boxes, swap_crops)
         with tf.GradientTape() as tape:
@@ -412,7 +419,7 @@ class TCP(keras.Model):
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
         every = zip([*pulls, patch_pull], pairs, [*logits, patch_logits])
         pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
-        return [*own, *patch_own], pulls, {**real_terms, **fake_terms, **patch_terms}
+        return [*own, *patch_own], pulls, {**fake_terms, **patch_terms}
 
     def _real_crops(self, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
         """The first two sets of boxes cut out of real pictures: reference, then query, `[N, 2K, P, P, 3]`."""
@@ -452,43 +459,62 @@ class TCP(keras.Model):
         }
         return terms, fake_logits
 
-    def _r1_terms(self, images: tf.Tensor, boxes: tf.Tensor):
+    def _plus_r1(self, gradients: list[tf.Tensor], images: tf.Tensor, boxes: tf.Tensor):
+        """R1's terms, and the given gradients of `discriminator_side` with those of R1 added."""
         names = [name for name in R1_TERMS if self.objective.wants(name)]
-        variables, examples = self.discriminator_side, images.shape[0]
+        examples = images.shape[0]
         batch = {"image": images, "boxes": boxes}
 
         def compute(part: dict[str, tf.Tensor]) -> tuple[Terms, list[tf.Tensor]]:
-            crops = tf.split(self._real_crops(part["image"], part["boxes"]), 2, axis=1)
-            every = {"d/r1": lambda: self._image_r1(part["image"]), "dp/r1": lambda: self._patch_r1(*crops)}
-            return self._with_gradients(lambda: {name: every[name]() for name in names}, [], variables)
+            """One discriminator after the other."""
+
+            def of_pictures() -> Terms:
+                return self._wanted({"d/r1": self._image_r1(part["image"])})
+
+            def of_crops() -> Terms:
+                return self._wanted({"dp/r1": self._patch_r1(*tf.split(crops, 2, axis=1))})
+
+            terms, own = self._with_gradients(of_pictures, [], self.discriminator.trainable_variables)
+            crops = self._real_crops(*ops.after(own, part["image"], part["boxes"]))
+            patch_terms, patch_own = self._with_gradients(of_crops, [], self.patch_discriminator.trainable_variables)
+            return {**terms, **patch_terms}, [*own, *patch_own]
+
+        def together() -> tuple[Terms, list[tf.Tensor]]:
+            terms, own = compute(batch)
+            return terms, sums(gradients, own)
 
         def one_by_one() -> tuple[Terms, list[tf.Tensor]]:
             """What is differentiated twice cannot be recomputed; so the memory of one example is made to do."""
 
             def compute_tensors(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
-                terms, gradients = compute(part)
-                return [mean_terms(terms), *gradients]
+                terms, own = compute(part)
+                return [mean_terms(terms), *own]
 
-            like = [tf.zeros([len(names)]), *zeros_like(variables)]
-            means, *gradients = mean_over_parts(examples, compute_tensors, batch, like)
-            return {name: tf.fill([examples], means[i]) for i, name in enumerate(names)}, gradients
+            start = [tf.zeros([len(names)]), *gradients]
+            means, *summed = plus_mean_over_parts(start, examples, compute_tensors, batch)
+            return {name: tf.fill([examples], means[i]) for i, name in enumerate(names)}, summed
 
-        due = one_by_one if self.config.train.recompute else lambda: compute(batch)
-        return self._lazily(names, examples, due, variables)
+        due = one_by_one if self.config.train.recompute else together
+        terms, summed = self._lazily(names, examples, due, lambda: gradients)
+        return terms, summed or gradients
 
     def _image_r1(self, images: tf.Tensor) -> tf.Tensor:
         """`gamma/2 |grad D(real)|^2` per example (arXiv 1801.04406)."""
         with tf.GradientTape() as tape:
             tape.watch(images)
             total = tf.reduce_sum(self.discriminator(images, keep=True))
-        return self.config.loss.r1_gamma / 2.0 * losses.gradient_penalty(tape.gradient(total, images))
+        with of_maps_alone():
+            slope = tape.gradient(total, images)
+        return self.config.loss.r1_gamma / 2.0 * losses.gradient_penalty(slope)
 
     def _patch_r1(self, reference: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
         """`gamma/4 (|grad|^2 for the reference crops + the same for the query crops)` per example."""
         with tf.GradientTape() as tape:
             tape.watch([reference, query])
             total = tf.reduce_sum(self.patch_discriminator(reference, query, keep=True))
-        penalties = [losses.gradient_penalty(g) for g in tape.gradient(total, [reference, query])]
+        with of_maps_alone():
+            slopes = tape.gradient(total, [reference, query])
+        penalties = [losses.gradient_penalty(slope) for slope in slopes]
         return self.config.loss.patch_r1_gamma / 4.0 * (penalties[0] + penalties[1])
 
     def _consistency_terms(self, images: tf.Tensor, made: list[tf.Tensor], noise_swap, draws: Draws):
@@ -519,9 +545,11 @@ class TCP(keras.Model):
             return {name: values[name] for name in names}
 
         names = [name for name in CONSISTENCY_TERMS if self.objective.wants(name)]
-        sources = [*made, *self.generator_side]
         return self._lazily(
-            names, images.shape[0], lambda: self._with_gradients(compute, made, self.generator_side), sources
+            names,
+            images.shape[0],
+            lambda: self._with_gradients(compute, made, self.generator_side),
+            lambda: self._zeros([*made, *self.generator_side]),
         )
 
     def _with_gradients(self, compute, inputs: list[tf.Tensor], variables: list) -> tuple[Terms, list[tf.Tensor]]:
@@ -533,21 +561,31 @@ class TCP(keras.Model):
             objective = self.objective.total(("g", "d", "dp"), terms)
         return terms, gradients_or_zeros(tape, objective, [*own, *variables])
 
-    def _lazily(self, names: list[str], examples: int, due, sources: list) -> tuple[Terms, list[tf.Tensor]]:
-        """Terms and gradients that `due` gives on every so-manyth step, zeros on the others; nothing without names.
+    def _lazily(self, names: list[str], examples: int, due, otherwise) -> tuple[Terms, list[tf.Tensor]]:
+        """Terms and gradients that `due` gives on every so-manyth step; nothing without names.
 
         The gradients are taken where the terms are computed. Left to an outer tape, every activation in there would
         have to leave the branch, and TensorFlow could neither fuse what makes it nor recompute it.
 
         Args:
             names: terms of one interval that have a weight.
-            examples: how many values each term has.
-            due: gives the terms by name, and a gradient for each of `sources`.
+            examples: how many values each term has, which are 0 on the other steps.
+            due: gives the terms by name, and gradients.
+            otherwise: gives the gradients of the other steps.
         """
         if not names:
             return {}, []
-        zeros = {name: tf.zeros([examples]) for name in names}, zeros_like(sources)
-        return tf.cond(self.objective.due(names[0], tf.convert_to_tensor(self.step)), due, lambda: zeros)
+        zeros = {name: tf.zeros([examples]) for name in names}
+        return tf.cond(self.objective.due(names[0], tf.convert_to_tensor(self.step)), due, lambda: (zeros, otherwise()))
+
+    def _zeros(self, sources: list) -> list[tf.Tensor]:
+        """Zeros of the shapes and types of tensors or variables, made when they are needed.
+
+        Those that TensorFlow can work out beforehand it keeps, as much as all weights, for as long as the function is
+        there.
+        """
+        zero = self.step < 0  # which it cannot know
+        return [tf.fill(source.shape, tf.cast(zero, source.dtype)) for source in sources]
 
     def _logged(self, terms: Terms) -> dict[str, tf.Tensor]:
         """Means over the global batch: one small all-reduce for all terms together."""
@@ -566,17 +604,13 @@ def mean_terms(terms: Terms) -> tf.Tensor:
     return tf.stack([tf.reduce_mean(values) for values in terms.values()])
 
 
-def mean_over_parts(
+def plus_mean_over_parts(
+    start: list[tf.Tensor],
     parts: int,
     compute: Callable[[dict[str, tf.Tensor]], list[tf.Tensor]],
     batch: dict[str, tf.Tensor],
-    like: list[tf.Tensor],
 ) -> list[tf.Tensor]:
-    """The mean of `compute`'s tensors over equal parts of the batch, one after another: in the memory of one part.
-
-    Args:
-        like: zeros of the shapes and types that `compute` returns.
-    """
+    """`start` plus the mean of `compute`'s tensors over equal parts of the batch, one after another."""
     stacked = {name: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for name, v in batch.items()}
 
     def add(number: tf.Tensor, *sums: tf.Tensor) -> list[tf.Tensor]:
@@ -584,7 +618,7 @@ def mean_over_parts(
         return [number + 1, *(total + value / parts for total, value in zip(sums, values))]
 
     # TensorFlow would work on up to ten parts at the same time.
-    return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *like], parallel_iterations=1)[1:]
+    return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *start], parallel_iterations=1)[1:]
 
 
 def interleaved(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
@@ -600,11 +634,6 @@ def sums(gradients: list[tf.Tensor], lazy: list[tf.Tensor]) -> list[tf.Tensor]:
 def variances(codes: Codes) -> Terms:
     """Of each code over the batch: constant codes are the trivial answer to code consistency."""
     return {f"codes/{name}_variance": tf.math.reduce_variance(x, axis=0) for name, x in codes._asdict().items()}
-
-
-def zeros_like(sources: list) -> list[tf.Tensor]:
-    """Zeros of the shapes and types of tensors or variables."""
-    return [tf.zeros(source.shape, source.dtype) for source in sources]
 
 
 def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: list) -> list[tf.Tensor]:

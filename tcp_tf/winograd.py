@@ -151,6 +151,8 @@ def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Te
         `[3, 3, Cin, Cout]`.
     """
     channels, filters = maps.shape[3], gradient.shape[3]
+    # Else TensorFlow would keep the tiles that it made for the convolution, 9/4 of the maps.
+    (maps,) = ops.after([gradient], maps)
 
     def factors(maps: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         rows, columns = (_tiles(side) for side in ops.spatial_shape(gradient))
@@ -175,8 +177,6 @@ def _in_turn(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> list[tf
     share = max(1, PART // (first[1] * first[2] * widest))
     results: list[tf.Tensor] = []
     for start in range(0, first[0], share):
-        # The first part waits for nothing: TensorFlow then makes its tiles once, for the maps' convolution and for
-        # their kernel's gradient, and keeps them in between. They are no more in a larger batch.
         with tf.control_dependencies(results[-1:]):
             part = [tf.identity(batch[start : start + share]) for batch in batches]
         results.append(function(*part))

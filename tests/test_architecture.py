@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": {"config", "masks", "generator"},
     "optimizers": {"config"},
     "model": {"config", "ops", "target", "autoencoder", "blending", "guards", "losses", "objective", "draws"}
-    | {"optimizers"}
+    | {"optimizers", "gradients"}
     | NETWORKS,
     # bytes to images
     "images": set(),

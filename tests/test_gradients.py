@@ -18,12 +18,54 @@ from tcp_tf.generator import ToRGB
 from tcp_tf.layers import Conv, StyledConv
 
 
-def test_leaky_relu() -> None:
-    values = draw(50)
+@pytest.mark.parametrize("signs_only", [False, True])
+def test_leaky_relu(signs_only: bool) -> None:
+    values = tf.concat([draw(50), [0.0]], axis=0)
     assert_same(
-        derivatives(lambda x: gradients.leaky_relu(x, 0.2), values),
+        derivatives(lambda x: gradients.leaky_relu(x, 0.2, signs_only), values),
         derivatives(lambda x: tf.nn.leaky_relu(x, 0.2), values),
     )
+
+
+def traced_gradient(function: Any, *shapes: list[int]) -> tuple[Any, list[Any]]:
+    """The graph of a function and of its gradients, pulled by its first argument, and these gradients' operations."""
+
+    @tf.function(autograph=False)
+    def gradient(pulls: tf.Tensor, *inputs: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            result = function(*inputs)
+        return tape.gradient(result, inputs, pulls)
+
+    graph = gradient.get_concrete_function(*map(tf.TensorSpec, shapes)).graph
+    return graph, [output.op for output in graph.outputs]
+
+
+def test_of_signs_a_byte_each_is_kept_until_the_gradient_is_there() -> None:
+    graph, _ = traced_gradient(lambda x: gradients.leaky_relu(x, 0.2, signs_only=True), [50], [50])
+    (found,) = (op for op in graph.get_operations() if op.type == "LeakyReluGrad")
+    features = found.inputs[1].op
+    assert features.type == "Cast" and features.inputs[0].dtype == tf.bool
+    assert graph.inputs[0].op in needed([features])
+
+
+CONVOLUTIONS = {
+    "conv": (lambda x, k: gradients.conv(x, k, 1), 9),
+    "conv_down": (gradients.conv_down, 4),
+    "conv_up": (lambda x, k: gradients.conv_up(x, k, 19, 19), 19),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_gradient_of_maps_waits_for_that_of_the_kernel(name: str) -> None:
+    """Where both are wanted; of maps alone, nothing is made of the kernel's."""
+    convolve, side = CONVOLUTIONS[name]
+    shapes = [2, side, side, 4], [2, 9, 9, 4], [3, 3, 4, 4]
+    _, (of_maps, of_kernel) = traced_gradient(convolve, *shapes)
+    assert of_kernel.inputs[0].op in needed([of_maps])
+    with gradients.of_maps_alone():
+        _, (of_maps, of_kernel) = traced_gradient(convolve, *shapes)
+    assert of_kernel.inputs[0].op not in needed([of_maps])
 
 
 def test_bias_add() -> None:

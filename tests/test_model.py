@@ -296,25 +296,41 @@ def test_xla_compiles_the_gradients_of_a_step_where_asked() -> None:
     np.testing.assert_allclose(means["g/l1"], expected_means["g/l1"], rtol=1e-5)
 
 
-def test_parts_of_a_step_wait_for_each_other() -> None:
+def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that their activations are not in memory together: a critic's on real, on generated pictures, and so on."""
     model = make()
     traced: dict[str, Any] = {}
+    plus_r1 = model._plus_r1
+
+    def recorded(gradients: list[tf.Tensor], *rest: tf.Tensor) -> Any:
+        traced["own"] = gradients
+        return plus_r1(gradients, *rest)
 
     def step(batch: dict[str, tf.Tensor]) -> None:
         traced["gradients"], traced["terms"] = model.gradients(batch)
 
+    monkeypatch.setattr(model, "_plus_r1", recorded)
     tf.function(step, autograph=False).get_concrete_function(small_batch(model.config))
-    names = ("d/gan_swap", "dp/fake", "g/code_consistency/style", "d/r1")
+    names = ("g/l1", "d/gan_swap", "dp/fake", "g/code_consistency/style", "d/r1")
     before = {name: set(needed([traced["terms"][name].op])) for name in names}
-    # A gradient is the sum of that of the terms of every step and that of the lazy ones.
-    own = {side: [total.op.inputs[0].op for total in traced["gradients"][side]] for side in ("g", "d")}
-    of_pictures = own["d"][: len(model.discriminator.trainable_variables)]
-    assert before["d/gan_swap"].issuperset(total.inputs[0].op for total in of_pictures)  # the sum's first summand
+    # A gradient of the generator's side is the sum of that of the terms of every step and that of the lazy ones.
+    own = {"d": [each.op for each in traced["own"]], "g": [each.op.inputs[0].op for each in traced["gradients"]["g"]]}
+    of_pictures = own["d"][: len(model.discriminator.trainable_variables)]  # the sums of real and of generated ones'
+    assert before["g/l1"].issuperset(total.inputs[0].op for total in of_pictures)
     assert before["d/gan_swap"].isdisjoint(of_pictures)
     assert before["dp/fake"].issuperset(of_pictures)
     assert before["g/code_consistency/style"].issuperset(own["d"])
     assert before["d/r1"].issuperset([*own["d"], *own["g"]])
+
+
+def test_zeros_are_not_known_beforehand() -> None:
+    """TensorFlow would keep them as constants, as much as all weights, for as long as a step's function is there."""
+    model = make("train.accumulate=2")
+    step = tf.function(model.accumulated_gradients, autograph=False).get_concrete_function(small_batch(model.config))
+    (loop,) = (op for op in step.graph.get_operations() if op.type.endswith("While"))
+    fills = [each.op for each in loop.inputs if each.op.type == "Fill"]
+    assert len(fills) == len(model.generator_side + model.discriminator_side)
+    assert all("ReadVariableOp" in {op.type for op in needed([fill])} for fill in fills)
 
 
 @pytest.mark.parametrize("shift", [-30.0, 0.0, 30.0])

@@ -189,15 +189,19 @@ def build(optimizer: Any, variables: Sequence[Any]) -> None:
         optimizer._create_all_weights(variables)
 
 
+def variables(optimizer: Any) -> list[Any]:
+    """What a built optimizer keeps: steps taken, learning rate, slots."""
+    return list(optimizer.variables if hasattr(optimizer, "build") else optimizer.weights)
+
+
 def state(optimizer: Any) -> tf.train.Checkpoint:
     """What a checkpoint holds of a built optimizer: steps taken, learning rate, then the slots.
 
     The layout is the one that Keras 3 gives to its own optimizers, so that both generations write the same checkpoints.
     The learning rate is on record only: a training that is continued takes the configuration's.
     """
-    every = optimizer.variables if hasattr(optimizer, "build") else optimizer.weights
     rate = optimizer.learning_rate
-    steps, *slots = (variable for variable in every if variable is not rate)
+    steps, *slots = (variable for variable in variables(optimizer) if variable is not rate)
     if isinstance(optimizer, FusedAdam):
         slots = optimizer.checkpointed(slots)
     recorded = tf.Variable(float(rate.numpy()), trainable=False, name="learning_rate")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tcp_tf import callbacks, checkpoints, data, evaluate, guards, run_dir, sources, workers
+from tcp_tf import callbacks, checkpoints, data, evaluate, guards, optimizers, run_dir, sources, workers
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
@@ -323,11 +323,12 @@ def report(directory: Path) -> None:
 def summary(config: Config) -> str:
     """Parameter counts and a memory estimate for a training step, without any data.
 
-    The estimate counts weights, gradients, two optimizer moments and averages exactly; activations by the pictures'
+    The estimate counts weights, gradients, what the optimizers keep and averages exactly; activations by the pictures'
     share of the widest maps, which is rough (within a factor of two where it was compared).
     """
     prepare(config)
     model = TCP(config)
+    model.compile()
     lines, total = ["parameters"], 0
     for name in ("encoder", "generator", "discriminator", "patch_discriminator"):
         count = sum(int(np.prod(v.shape)) for v in getattr(model, name).trainable_variables)
@@ -335,7 +336,8 @@ def summary(config: Config) -> str:
         lines.append(f"  {name:20} {count:>12,}")
     averaged = sum(int(np.prod(v.shape)) for v in model.encoder_ema.weights + model.generator_ema.weights)
     gradients = 1 if config.train.accumulate == 1 else 2  # of one part, and the sums
-    states = 4 * ((3 + gradients) * total + averaged)
+    kept = [each for one in (model.optimizer, model.discriminator_optimizer) for each in optimizers.variables(one)]
+    states = 4 * ((1 + gradients) * total + averaged + sum(int(np.prod(v.shape)) for v in kept))
     activations = activation_bytes(config, model)
     lines.append(f"memory of one replica, all {config.data.batch_size} pictures on it (estimate)")
     lines.append(f"  {'weights, optimizers':20} {states / 2**20:>9,.0f} MiB")
@@ -346,10 +348,10 @@ def summary(config: Config) -> str:
 def activation_bytes(config: Config, model: TCP) -> int:
     """Rough bytes of the feature maps kept for one backward pass of all networks.
 
-    Each residual block keeps about 4 maps of its larger side's size (its input, both convolutions' results, a filtered
-    copy), for the encoder on N pictures, the generator on 1.5 N and one of the discriminators at a time, on 1.5 N
-    pictures or 3 N K crops; N are those of one part of `train.accumulate`. With `train.recompute` it keeps its input,
-    and the largest block's 7 maps come and go.
+    Each residual block counts as 4 maps of its larger side's size (its input, a filtered copy, the signs of both
+    convolutions' results, and what comes and goes meanwhile), for the encoder on N pictures, the generator on 1.5 N and
+    one of the discriminators at a time, on 1.5 N pictures or 3 N K crops; N are those of one part of
+    `train.accumulate`. With `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
     """
     batch = config.data.batch_size / config.train.accumulate
     side, patch = config.data.resolution, config.model.patch_size

@@ -143,7 +143,8 @@ def test_a_restored_optimizer_goes_on_exactly(values: dict, slots: int, tmp_path
     assert int(again._variables[0]) == 7
     descend(fresh, resumed, 7, 12)
     for ours, theirs in zip([*resumed, *again._variables], [*calm, *state._variables]):
-        np.testing.assert_array_equal(ours, theirs)
+        if not isinstance(ours, optimizers.Zeros):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @addons_only

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"checkpoints", "guards", "objective"},
     "workers": set(),
     "training": {"config", "callbacks", "checkpoints", "data", "evaluate", "guards", "model", "run_dir", "sources"}
-    | {"workers"},
+    | {"optimizers", "workers"},
     "publish": {"allocator", "config", "evaluate", "run_dir"},
     # the official checkpoints
     "torch_file": set(),

@@ -38,7 +38,7 @@ def test_twenty_kills_change_not_one_bit(tmp_path: Path) -> None:
     done = subprocess.run(command, env=variables, capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    assert found["variables"] > 300 and found["differing"] == []
+    assert found["variables"] > 250 and found["differing"] == []
     assert found["same_log"] and found["steps"] == list(range(1, 61))
     assert sum(found["moments"].values()) == KILLS and {"write", "on_tick", "replace"} <= set(found["moments"])
     assert found["passed_over"] >= 3

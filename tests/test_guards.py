@@ -85,7 +85,7 @@ def test_a_step_that_one_replica_spoils_changes_nothing_on_any(monkeypatch: pyte
         expected = 2 * math.sqrt(sum(math.prod(variable.shape) for variable in model.discriminator_side))
         assert float(lengths[0]) == float(lengths[1]) == pytest.approx(expected)
         before = everything(model, strategy)
-        assert len(before) > 600 and sum(not np.array_equal(*pair) for pair in zip(begun, before)) > 0.8 * len(before)
+        assert len(before) > 500 and sum(not np.array_equal(*pair) for pair in zip(begun, before)) > 0.8 * len(before)
         for bad in (math.nan, math.inf):
             with pytest.raises(tf.errors.InvalidArgumentError) as refused:
                 step(batches(bad))

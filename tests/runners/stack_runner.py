@@ -55,8 +55,8 @@ def of_export(directory: str) -> Arrays:
 
 
 def after_a_step(directory: str) -> Arrays:
-    """Variables of the networks and the optimizers after one step from the newest checkpoint, in order."""
-    from tcp_tf import run_dir
+    """Variables of the networks and the optimizers after one step from the newest checkpoint, by their places."""
+    from tcp_tf import optimizers, run_dir
     from tcp_tf.model import TCP
 
     config = run_dir.read_config(directory)
@@ -74,7 +74,12 @@ def after_a_step(directory: str) -> Arrays:
         "discriminator_optimizer": checkpoint.model.discriminator_optimizer._variables,
         "step": [model.step],
     }
-    return {f"{part}/{i:04d}": v.numpy() for part, variables in parts.items() for i, v in enumerate(variables)}
+    return {
+        f"{part}/{i:04d}": variable.numpy()
+        for part, variables in parts.items()
+        for i, variable in enumerate(variables)
+        if not isinstance(variable, optimizers.Zeros)
+    }
 
 
 if __name__ == "__main__":

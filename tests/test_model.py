@@ -316,7 +316,8 @@ def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) ->
     # A gradient of the generator's side is the sum of that of the terms of every step and that of the lazy ones.
     own = {"d": [each.op for each in traced["own"]], "g": [each.op.inputs[0].op for each in traced["gradients"]["g"]]}
     of_pictures = own["d"][: len(model.discriminator.trainable_variables)]  # the sums of real and of generated ones'
-    assert before["g/l1"].issuperset(total.inputs[0].op for total in of_pictures)
+    of_real = [total.inputs[0].op for total in of_pictures]  # the first summands
+    assert before["g/l1"].issuperset(of_real) and before["d/gan_swap"].issuperset(of_real)
     assert before["d/gan_swap"].isdisjoint(of_pictures)
     assert before["dp/fake"].issuperset(of_pictures)
     assert before["g/code_consistency/style"].issuperset(own["d"])

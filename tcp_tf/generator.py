@@ -25,6 +25,7 @@ from tcp_tf.layers import (
     attach,
     bias_and_activate,
     forgetful,
+    upsampled,
 )
 
 Noise = Sequence[tf.Tensor]
@@ -78,12 +79,14 @@ class UpBlock(keras.layers.Layer):
         self.conv2 = StyledConv(
             outputs, outputs, style_dim, level=level - 1, gain=BRANCH_GAIN, signs_only=True, name="conv2"
         )
-        self.skip = None if inputs == outputs else Conv(inputs, outputs, 1, gain=BRANCH_GAIN, name="skip")
+        self.skip = None
+        if inputs != outputs:
+            self.skip = Conv(inputs, outputs, 1, gain=BRANCH_GAIN, signs_only=True, name="skip")
         self.built = True
 
     def call(self, maps: tf.Tensor, style: Style, noise: Noise = (None, None)) -> tf.Tensor:
         main = self.conv2(self.conv1(maps, style, noise[0]), style, noise[1])
-        return main + ops.upsample_bilinear(self.skip(maps) if self.skip else maps * BRANCH_GAIN)
+        return main + upsampled(self.skip(maps) if self.skip else maps * BRANCH_GAIN, self.trainable)
 
 
 class ToRGB(keras.layers.Layer):

@@ -303,6 +303,11 @@ def blurred(
     return (gradients.blur if trained else ops.blur)(maps, taps, padding, gain, stride)
 
 
+def upsampled(maps: tf.Tensor, trained: bool) -> tf.Tensor:
+    """`ops.upsample_bilinear`, where it is differentiated with the gradient that keeps nothing."""
+    return (gradients if trained else ops).upsample_bilinear(maps)
+
+
 def convolve(maps: tf.Tensor, kernel: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
     """Convolution of stride 1, as `ops.conv`, by the way that is fastest here."""
     return (gradients.conv if trained else winograd.fastest_conv)(maps, kernel, padding[0])

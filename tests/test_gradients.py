@@ -137,6 +137,32 @@ def test_nothing_of_a_gradient_needs_what_came_into_the_activation() -> None:
     assert found and all(op.inputs[1].op.type == "StopGradient" for op in found)
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_upsampling(dtype: tf.DType) -> None:
+    images, pulls = tf.cast(draw(2, 3, 5, 4), dtype), tf.cast(draw(2, 6, 10, 4), dtype)
+    results = []
+    for upsample in (gradients.upsample_bilinear, ops.upsample_bilinear):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            result = upsample(images)
+        results.append((result, tape.gradient(result, images, pulls)))
+    for ours, theirs in zip(*results):
+        assert ours.dtype == dtype and np.array_equal(ours, theirs)
+
+
+def test_upsampling_is_differentiated_to_any_order() -> None:
+    images = draw(2, 3, 5, 4)
+    assert_same(
+        derivatives(gradients.upsample_bilinear, images),
+        derivatives(ops._upsample_by_shifts, images),
+    )
+
+
+def test_upsampling_keeps_nothing() -> None:
+    graph, found = traced_gradient(gradients.upsample_bilinear, [2, 6, 10, 4], [2, 3, 5, 4])
+    assert graph.inputs[0].op in needed(found) and graph.inputs[1].op not in needed(found)
+
+
 def scaled_conv(maps: tf.Tensor, factors: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return gradients.remade(tf.multiply, lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), maps, factors, kernel=kernel)
 
@@ -224,6 +250,10 @@ def test_wide_maps_take_matrix_products(channels: int, products: int) -> None:
     inputs = tf.TensorSpec([2, 9, 9, channels]), tf.TensorSpec([2, 4, 4, 5])
     graph = tf.function(lambda a, b: gradients.strided_kernel_gradient(a, b, 3)).get_concrete_function(*inputs).graph
     assert sum(op.type == "MatMul" for op in graph.get_operations()) == products
+    gathered = [op for op in graph.get_operations() if op.type == "GatherV2"]
+    assert len(gathered) == products
+    # What is read of the large maps is not kept from before there are the small ones, which may be a gradient.
+    assert all(graph.inputs[1].op in needed([op]) for op in gathered)
 
 
 @pytest.mark.parametrize(("weights_from", "products"), [(ops.WEIGHTS_FROM, 0), (9 * 4 * 4, 1 + 3)])

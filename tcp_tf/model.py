@@ -16,6 +16,7 @@ Both optimizers then step on gradients taken at the same weights. Why pairs of n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 import keras
@@ -28,9 +29,10 @@ from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
 from tcp_tf.gradients import of_maps_alone
-from tcp_tf.objective import CONSISTENCY_TERMS, R1_TERMS, RECONSTRUCTION, Objective
+from tcp_tf.objective import CONSISTENCY_TERMS, CRITICISM_TERMS, R1_TERMS, RECONSTRUCTION, Objective
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
+LOT = 2**25  # numbers of a discriminator's widest maps that are kept at a time on a CPU
 Terms = dict[str, tf.Tensor]  # name -> one value per example
 
 
@@ -102,7 +104,7 @@ class TCP(keras.Model):
         self.step = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
-        self.objective = Objective(config.loss, replicas, config.data.batch_size)
+        self.objective = Objective(config.loss, replicas, config.data.batch_size, parts)
         self.warming_up = self.objective.warm_up > 0  # what is traced or called now is a step of the warm-up
         self.ema = AutoEncoder(
             self.encoder_ema, self.generator_ema, strategy=config.blend.strategy, noise=config.model.noise
@@ -247,13 +249,13 @@ class TCP(keras.Model):
         sides = [*self.generator_side, *self.discriminator_side]
         names: list[str] = []
 
-        def compute(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             gradients, terms = self.gradients(part)
             names[:] = terms
-            return [mean_terms(terms), *gradients["g"], *gradients["d"]]
+            return [mean_terms(terms) / parts, *gradients["g"], *gradients["d"]], []
 
         start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *self._zeros(sides)]
-        means, *gradients = plus_mean_over_parts(start, parts, compute, batch)
+        (means, *gradients), _ = plus_sums_over_parts(start, parts, compute, batch)
         count = len(self.generator_side)
         return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 
@@ -388,7 +390,7 @@ class TCP(keras.Model):
         A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
         generator's as `w_g softplus(-l)`. No example touches another inside a discriminator, so the two gradients
         with respect to that picture differ by the factor of their derivatives, `-(w_g / w_d) exp(-l)`: one backward
-        pass serves both.
+        pass serves both. For the same reason it can be done in lots, see `_lots`.
 
         Args:
             images: real pictures, `[N, R, R, 3]`.
@@ -399,20 +401,52 @@ class TCP(keras.Model):
             Gradients of `discriminator_side`; the gradient of the generator's adversarial terms with respect to
             each of `fakes`; the terms by name.
         """
+        lots, count = self._lots(images.shape[0]), len(real_gradients)
+        if lots == 1:
+            own, pulls, terms = self._criticise_lot(images, fakes, boxes)
+            return [*sums(real_gradients, own[:count]), *own[count:]], pulls, terms
+
+        def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            fakes = [part[name] for name in ("reconstruction", "swap", "crops")]
+            own, pulls, terms = self._criticise_lot(part["image"], fakes, part["boxes"], lots)
+            return [mean_terms({name: terms[name] for name in CRITICISM_TERMS}) / lots, *own], pulls
+
+        batch = {"image": images, "boxes": boxes, **dict(zip(("reconstruction", "swap", "crops"), fakes))}
+        patch_zeros = self._zeros(self.patch_discriminator.trainable_variables)
+        start = [tf.zeros([len(CRITICISM_TERMS)]), *real_gradients, *patch_zeros]
+        (means, *own), pulls = plus_sums_over_parts(start, lots, compute, batch, like=fakes)
+        return own, pulls, dict(zip(CRITICISM_TERMS, tf.unstack(means)))
+
+    def _lots(self, examples: int) -> int:
+        """In how many equal lots, whole pairs of neighbours each, the discriminators' activations are kept.
+
+        On a CPU the least number with which the widest maps of a lot are at most `LOT` numbers, which is as fast there.
+        """
+        pairs = examples // 2
+        if target.gpu() or target.xla():
+            return 1
+        of_pictures = 3 * self.discriminator.resolution**2 * self.discriminator.widths[0]
+        of_crops = (
+            6 * self.config.patches.crops * self.patch_discriminator.patch_size**2 * self.patch_discriminator.widths[0]
+        )
+        at_once = max(1, LOT // max(of_pictures, of_crops))
+        return next(lots for lots in range(1, pairs + 1) if pairs % lots == 0 and pairs <= lots * at_once)
+
+    def _criticise_lot(self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor, lots: int = 1):
+        """What `_criticise` returns, of one lot; gradients are the lot's share of those of all."""
         *pictures, swap_crops = fakes
-        variables = self.discriminator.trainable_variables
         with tf.GradientTape() as tape:
             tape.watch(pictures)
             fake_terms, logits = self._fake_terms(*pictures)
-            objective = self.objective.total(("d",), self._wanted(fake_terms))
-        own = gradients_or_zeros(tape, objective, [*variables, *pictures])
-        own, pulls = sums(real_gradients, own[: -len(pictures)]), own[-len(pictures) :]
+            objective = self.objective.total(("d",), self._wanted(fake_terms), lots)
+        own = gradients_or_zeros(tape, objective, [*self.discriminator.trainable_variables, *pictures])
+        own, pulls = own[: -len(pictures)], own[-len(pictures) :]
 
         images, boxes, swap_crops = ops.after([*own, *pulls], images, boxes, swap_crops)
         with tf.GradientTape() as tape:
             tape.watch(swap_crops)
             patch_terms, patch_logits = self._patch_terms(self._real_crops(images, boxes), swap_crops)
-            objective = self.objective.total(("dp",), self._wanted(patch_terms))
+            objective = self.objective.total(("dp",), self._wanted(patch_terms), lots)
         *patch_own, patch_pull = gradients_or_zeros(
             tape, objective, [*self.patch_discriminator.trainable_variables, swap_crops]
         )
@@ -463,6 +497,8 @@ class TCP(keras.Model):
         """R1's terms, and the given gradients of `discriminator_side` with those of R1 added."""
         names = [name for name in R1_TERMS if self.objective.wants(name)]
         examples = images.shape[0]
+        # What is differentiated twice cannot be recomputed; so the memory of one example is made to do.
+        parts = examples if self.config.train.recompute else self._lots(examples)
         batch = {"image": images, "boxes": boxes}
 
         def compute(part: dict[str, tf.Tensor]) -> tuple[Terms, list[tf.Tensor]]:
@@ -474,28 +510,26 @@ class TCP(keras.Model):
             def of_crops() -> Terms:
                 return self._wanted({"dp/r1": self._patch_r1(*tf.split(crops, 2, axis=1))})
 
-            terms, own = self._with_gradients(of_pictures, [], self.discriminator.trainable_variables)
+            terms, own = self._with_gradients(of_pictures, [], self.discriminator.trainable_variables, parts)
             crops = self._real_crops(*ops.after(own, part["image"], part["boxes"]))
-            patch_terms, patch_own = self._with_gradients(of_crops, [], self.patch_discriminator.trainable_variables)
+            variables = self.patch_discriminator.trainable_variables
+            patch_terms, patch_own = self._with_gradients(of_crops, [], variables, parts)
             return {**terms, **patch_terms}, [*own, *patch_own]
 
         def together() -> tuple[Terms, list[tf.Tensor]]:
             terms, own = compute(batch)
             return terms, sums(gradients, own)
 
-        def one_by_one() -> tuple[Terms, list[tf.Tensor]]:
-            """What is differentiated twice cannot be recomputed; so the memory of one example is made to do."""
-
-            def compute_tensors(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        def in_turn() -> tuple[Terms, list[tf.Tensor]]:
+            def compute_tensors(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
                 terms, own = compute(part)
-                return [mean_terms(terms), *own]
+                return [mean_terms(terms) / parts, *own], []
 
             start = [tf.zeros([len(names)]), *gradients]
-            means, *summed = plus_mean_over_parts(start, examples, compute_tensors, batch)
+            (means, *summed), _ = plus_sums_over_parts(start, parts, compute_tensors, batch)
             return {name: tf.fill([examples], means[i]) for i, name in enumerate(names)}, summed
 
-        due = one_by_one if self.config.train.recompute else together
-        terms, summed = self._lazily(names, examples, due, lambda: gradients)
+        terms, summed = self._lazily(names, images, together if parts == 1 else in_turn, lambda: gradients)
         return terms, summed or gradients
 
     def _image_r1(self, images: tf.Tensor) -> tf.Tensor:
@@ -547,21 +581,24 @@ class TCP(keras.Model):
         names = [name for name in CONSISTENCY_TERMS if self.objective.wants(name)]
         return self._lazily(
             names,
-            images.shape[0],
+            made[-1],
             lambda: self._with_gradients(compute, made, self.generator_side),
             lambda: self._zeros([*made, *self.generator_side]),
         )
 
-    def _with_gradients(self, compute, inputs: list[tf.Tensor], variables: list) -> tuple[Terms, list[tf.Tensor]]:
-        """Terms `compute(*inputs)`, and their objective's gradients: of the inputs, then of the variables."""
+    def _with_gradients(self, compute, inputs: list[tf.Tensor], variables: list, parts: int = 1):
+        """Terms `compute(*inputs)`, and their objective's gradients: of the inputs, then of the variables.
+
+        With `parts` of one of so many equal parts, its share.
+        """
         with tf.GradientTape() as tape:
             own = [tf.identity(x) for x in inputs]
             tape.watch(own)
             terms = compute(*own)
-            objective = self.objective.total(("g", "d", "dp"), terms)
+            objective = self.objective.total(("g", "d", "dp"), terms, parts)
         return terms, gradients_or_zeros(tape, objective, [*own, *variables])
 
-    def _lazily(self, names: list[str], examples: int, due, otherwise) -> tuple[Terms, list[tf.Tensor]]:
+    def _lazily(self, names: list[str], pictures: tf.Tensor, due, otherwise) -> tuple[Terms, list[tf.Tensor]]:
         """Terms and gradients that `due` gives on every so-manyth step; nothing without names.
 
         The gradients are taken where the terms are computed. Left to an outer tape, every activation in there would
@@ -569,14 +606,16 @@ class TCP(keras.Model):
 
         Args:
             names: terms of one interval that have a weight.
-            examples: how many values each term has, which are 0 on the other steps.
+            pictures: as many as each term has values, which are 0 on the other steps. Nothing begins before they are
+                there, not the kernels either, which need no picture.
             due: gives the terms by name, and gradients.
             otherwise: gives the gradients of the other steps.
         """
         if not names:
             return {}, []
-        zeros = {name: tf.zeros([examples]) for name in names}
-        return tf.cond(self.objective.due(names[0], tf.convert_to_tensor(self.step)), due, lambda: (zeros, otherwise()))
+        zeros = {name: tf.zeros(pictures.shape[:1]) for name in names}
+        (step,) = ops.after([pictures], tf.convert_to_tensor(self.step))
+        return tf.cond(self.objective.due(names[0], step), due, lambda: (zeros, otherwise()))
 
     def _zeros(self, sources: list) -> list[tf.Tensor]:
         """Zeros of the shapes and types of tensors or variables, made when they are needed.
@@ -604,21 +643,36 @@ def mean_terms(terms: Terms) -> tf.Tensor:
     return tf.stack([tf.reduce_mean(values) for values in terms.values()])
 
 
-def plus_mean_over_parts(
+def plus_sums_over_parts(
     start: list[tf.Tensor],
     parts: int,
-    compute: Callable[[dict[str, tf.Tensor]], list[tf.Tensor]],
+    compute: Callable[[dict[str, tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]],
     batch: dict[str, tf.Tensor],
-) -> list[tf.Tensor]:
-    """`start` plus the mean of `compute`'s tensors over equal parts of the batch, one after another."""
-    stacked = {name: tf.reshape(v, [parts, v.shape[0] // parts, *v.shape[1:]]) for name, v in batch.items()}
+    like: Sequence[tf.Tensor] = (),
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Calls `compute` with equal parts of the batch, one after another.
 
-    def add(number: tf.Tensor, *sums: tf.Tensor) -> list[tf.Tensor]:
-        values = compute({name: every[number] for name, every in stacked.items()})
-        return [number + 1, *(total + value / parts for total, value in zip(sums, values))]
+    Returns:
+        `start` plus the sums of its first tensors; its second ones of all parts, which are of the shapes of `like`.
+    """
+    stacked = {name: in_parts(value, parts) for name, value in batch.items()}
+    arrays = [tf.TensorArray(each.dtype, parts, element_shape=in_parts(each, parts).shape[1:]) for each in like]
 
+    def add(number: tf.Tensor, totals: list[tf.Tensor], arrays: list[tf.TensorArray]):
+        values, others = compute({name: every[number] for name, every in stacked.items()})
+        return number + 1, sums(totals, values), [a.write(number, other) for a, other in zip(arrays, others)]
+
+    (first,) = ops.after(list(batch.values()), tf.constant(0))  # else what needs no batch is made long before
     # TensorFlow would work on up to ten parts at the same time.
-    return tf.while_loop(lambda number, *_: number < parts, add, [tf.constant(0), *start], parallel_iterations=1)[1:]
+    _, totals, arrays = tf.while_loop(
+        lambda number, *_: number < parts, add, [first, start, arrays], parallel_iterations=1
+    )
+    return totals, [tf.reshape(array.stack(), each.shape) for array, each in zip(arrays, like)]
+
+
+def in_parts(values: tf.Tensor, parts: int) -> tf.Tensor:
+    """`[N, ...]` as `[parts, N / parts, ...]`."""
+    return tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]])
 
 
 def interleaved(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:

@@ -249,6 +249,36 @@ def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
         assert relative_difference(gradients[side], expected[side]) < 1e-5
 
 
+@pytest.mark.parametrize("lots", [2, 3])
+def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 pictures, with R1 due: real ones and crops with other weights than generated ones."""
+    model = make("data.batch_size=12", "loss.d.gan_swap=0.6", "loss.dp.fake=1.3", "loss.g.patch_gan=0.7")
+    batch = small_batch(model.config)
+    expected, expected_terms = model.gradients(batch)
+    pairs, config = 6, model.config
+    of_pair = max(
+        3 * config.data.resolution**2 * model.discriminator.widths[0],
+        6 * config.patches.crops * config.model.patch_size**2 * model.patch_discriminator.widths[0],
+    )
+    monkeypatch.setattr("tcp_tf.model.LOT", of_pair * pairs // lots)
+    assert model._lots(2 * pairs) == lots
+    with target.assumed(gpu=True):
+        assert model._lots(2 * pairs) == 1
+    step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
+    loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
+    assert [node.attr["parallel_iterations"].i for node in loops] == [1, 1]  # generated pictures, then R1
+    gradients, terms = step(batch)
+    for name, values in expected_terms.items():
+        np.testing.assert_allclose(tf.reduce_mean(terms[name]), tf.reduce_mean(values), rtol=1e-5, err_msg=name)
+    for side in ("g", "d"):
+        assert relative_difference(gradients[side], expected[side]) < 1e-5
+
+
+def test_a_lot_is_one_pair_at_least(model: TCP, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tcp_tf.model.LOT", 1)
+    assert model._lots(10) == 5
+
+
 @pytest.mark.parametrize("strategy", blending.STRATEGIES)
 def test_recomputed_activations_change_no_gradient(strategy: str) -> None:
     """All terms, R1 and consistency due; every block's convolutions stand in the graph once more."""
@@ -316,12 +346,15 @@ def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) ->
     # A gradient of the generator's side is the sum of that of the terms of every step and that of the lazy ones.
     own = {"d": [each.op for each in traced["own"]], "g": [each.op.inputs[0].op for each in traced["gradients"]["g"]]}
     of_pictures = own["d"][: len(model.discriminator.trainable_variables)]  # the sums of real and of generated ones'
-    of_real = [total.inputs[0].op for total in of_pictures]  # the first summands
+    of_real, of_generated = ([total.inputs[i].op for total in of_pictures] for i in range(2))
     assert before["g/l1"].issuperset(of_real) and before["d/gan_swap"].issuperset(of_real)
     assert before["d/gan_swap"].isdisjoint(of_pictures)
-    assert before["dp/fake"].issuperset(of_pictures)
+    assert before["dp/fake"].issuperset(of_generated)
     assert before["g/code_consistency/style"].issuperset(own["d"])
     assert before["d/r1"].issuperset([*own["d"], *own["g"]])
+    # Nor does anything else in there begin, such as what is made of kernels alone.
+    (due,) = (op for op in {traced["terms"]["d/r1"].op.inputs[0].op, traced["terms"]["d/r1"].op} if op.type == "If")
+    assert set(own["g"]).issubset(needed([due.inputs[0].op]))
 
 
 def test_zeros_are_not_known_beforehand() -> None:

@@ -33,7 +33,7 @@ PHOTOGRAPH_MARGIN = 1.5  # their short side over that of the training pictures
 
 def run(request: Request) -> dict[str, Any]:
     """Measures one case; the keys are those of `measuring.summary` and, where they mean something, `flops`, `images`,
-    `peak_bytes` and what the case adds.
+    `peak_bytes` and what the case adds. FLOPs are counted after the peak is read, since that takes memory.
 
     Raises:
         ValueError: no such case.
@@ -129,7 +129,8 @@ def inference(config: Config, request: Request) -> dict[str, Any]:
     function, inputs = inference_call(autoencoder, config, request)
     concrete = tf.function(function, autograph=False).get_concrete_function(*inputs)
     result = timed(lambda: concrete(*inputs), request.seconds)
-    result = {**result, "images": request.batch, "flops": asked_flops(function, *inputs), "peak_bytes": peak_bytes()}
+    result = {**result, "images": request.batch, "peak_bytes": peak_bytes()}
+    result["flops"] = asked_flops(function, *inputs)
     if keras.mixed_precision.global_policy().compute_dtype != "float32" and request.case != ENCODE:
         result["psnr_to_float32"] = psnr_to_float32(autoencoder, trained.folded(config), config, request)
     return result
@@ -232,9 +233,8 @@ def served(config: Config, request: Request) -> dict[str, Any]:
     here = here[-len(both) :]
     there = [total - own for total, own in zip(both, here)]
     ratio = statistics.median(theirs / ours for theirs, ours in zip(there, here))
-    result = {**measuring.summary(there), "times_in_process": ratio, "images": batch}
-    counted = asked_flops(autoencoder.masked_blend, images, looks, masks)
-    return {**result, "flops": counted, "peak_bytes": peak_bytes()}
+    result = {**measuring.summary(there), "times_in_process": ratio, "images": batch, "peak_bytes": peak_bytes()}
+    return {**result, "flops": asked_flops(autoencoder.masked_blend, images, looks, masks)}
 
 
 def stripes(batch: int, regions: int, side: int) -> tf.Tensor:
@@ -310,19 +310,17 @@ def training_step(config: Config, seconds: float) -> dict[str, Any]:
     """
     trainer = Trainer(config)
     concrete = trainer.function(trainer.model.train_step)
+    times = {phase: trainer.time(concrete, phase, seconds / len(trainer.phases)) for phase in trainer.phases}
+    peak = peak_bytes()  # without what counting takes
     parts = {}
     for phase, (_, share) in trainer.phases.items():
-        measured = trainer.time(concrete, phase, seconds / len(trainer.phases))
-        parts[" ".join(phase) or "plain"] = {
-            "share": share,
-            "flops": trainer.flops(trainer.model.gradients, phase),
-            **measured,
-        }
+        counted = trainer.flops(trainer.model.gradients, phase)
+        parts[" ".join(phase) or "plain"] = {"share": share, "flops": counted, **times[phase]}
     return {
         **measuring.amortised(parts),
         "flops": measuring.weighted([(part["share"], part["flops"]) for part in parts.values()]),
         "images": config.data.batch_size,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak,
     }
 
 
@@ -344,9 +342,9 @@ def training_part(config: Config, case: str, seconds: float) -> dict[str, Any]:
     plain = min(trainer.phases, key=len)
     with trainer.only_due(()):
         concrete = trainer.function(step)
-        counted = trainer.flops(step, ())
     measured = trainer.time(concrete, plain, seconds)
-    return {**measured, "images": config.data.batch_size, "flops": counted, "peak_bytes": peak_bytes()}
+    result = {**measured, "images": config.data.batch_size, "peak_bytes": peak_bytes()}
+    return {**result, "flops": trainer.flops(step, ())}
 
 
 def pipeline(config: Config, batch: int, seconds: float) -> dict[str, Any]:

@@ -22,12 +22,13 @@ LOOPS = ("While", "StatelessWhile")
 def count(function: Any) -> dict[str, int]:
     """FLOPs of one call of a `tf.types.experimental.ConcreteFunction`, by kind.
 
-    Of a `tf.cond` the costlier branch counts.
+    Of a `tf.cond` the costlier branch counts, and of a loop as many turns as its `maximum_iterations` allow.
 
     Returns:
         {"convolution": ..., "depthwise": ..., "matmul": ...}; a kind that does not occur is 0.
     Raises:
-        ValueError: a shape is not known before the function runs, or a loop holds a convolution or matrix product.
+        ValueError: a shape is not known before the function runs, or how often a loop with a convolution or matrix
+            product turns at most.
     """
     found = _of_graph(function.graph)
     return {kind: found[kind] for kind in ("convolution", "depthwise", "matmul")}
@@ -65,9 +66,12 @@ def _of_operation(operation: tf.Operation) -> Counter[str]:
         branches = [_of_graph(_body(operation, name)) for name in ("then_branch", "else_branch")]
         return max(branches, key=lambda branch: sum(branch.values()))
     if operation.type in LOOPS:
-        inside = sum(_of_graph(_body(operation, "body")).values())
-        if inside:
+        turn = _of_graph(_body(operation, "body"))
+        most = tf.get_static_value(operation.inputs[1])  # the second of two counters of TensorFlow's own, -1 for any
+        if turn and (most is None or most < 0):
+            inside = sum(turn.values())
             raise ValueError(f"{operation.name}: {inside:,} FLOPs in a loop of unknown length cannot be counted")
+        return Counter({kind: int(most) * found for kind, found in turn.items()})
     if operation.type in RULES:
         kind, rule = RULES[operation.type]
         return Counter({kind: 2 * rule(operation)})

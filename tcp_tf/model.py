@@ -665,7 +665,11 @@ def plus_sums_over_parts(
     (first,) = ops.after(list(batch.values()), tf.constant(0))  # else what needs no batch is made long before
     # TensorFlow would work on up to ten parts at the same time.
     _, totals, arrays = tf.while_loop(
-        lambda number, *_: number < parts, add, [first, start, arrays], parallel_iterations=1
+        lambda number, *_: number < parts,
+        add,
+        [first, start, arrays],
+        parallel_iterations=1,
+        maximum_iterations=parts,
     )
     return totals, [tf.reshape(array.stack(), each.shape) for array, each in zip(arrays, like)]
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -78,6 +78,15 @@ def test_flops_count_what_runs_and_no_more() -> None:
     assert counted(unused, (4, 4))["matmul"] == square
     assert counted(lambda a: inner(inner(a)), (4, 4))["matmul"] == 2 * square
     assert counted(branches, (4, 4))["matmul"] == 2 * square
+
+    def squares(a: tf.Tensor, most: Optional[int] = None) -> tf.Tensor:
+        return tf.while_loop(
+            lambda a: tf.reduce_sum(a) < 9.0, lambda a: [tf.matmul(a, a)], [a], maximum_iterations=most
+        )[0]
+
+    assert counted(lambda a: squares(a, most=3), (4, 4))["matmul"] == 3 * square
+    with pytest.raises(ValueError, match=f"{square} FLOPs in a loop of unknown length"):
+        counted(squares, (4, 4))
     with pytest.raises(ValueError, match=r"shape \(None, 4\) is not known"):
         counted(lambda a: tf.matmul(a, a, transpose_b=True), (None, 4))
 

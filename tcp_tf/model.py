@@ -390,7 +390,7 @@ class TCP(keras.Model):
         A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
         generator's as `w_g softplus(-l)`. No example touches another inside a discriminator, so the two gradients
         with respect to that picture differ by the factor of their derivatives, `-(w_g / w_d) exp(-l)`: one backward
-        pass serves both. For the same reason it can be done in lots, see `_lots`.
+        pass serves both. For the same reason it can be done in lots, see `lots`.
 
         Args:
             images: real pictures, `[N, R, R, 3]`.
@@ -401,7 +401,7 @@ class TCP(keras.Model):
             Gradients of `discriminator_side`; the gradient of the generator's adversarial terms with respect to
             each of `fakes`; the terms by name.
         """
-        lots, count = self._lots(images.shape[0]), len(real_gradients)
+        lots, count = self.lots(images.shape[0]), len(real_gradients)
         if lots == 1:
             own, pulls, terms = self._criticise_lot(images, fakes, boxes)
             return [*sums(real_gradients, own[:count]), *own[count:]], pulls, terms
@@ -417,7 +417,7 @@ class TCP(keras.Model):
         (means, *own), pulls = plus_sums_over_parts(start, lots, compute, batch, like=fakes)
         return own, pulls, dict(zip(CRITICISM_TERMS, tf.unstack(means)))
 
-    def _lots(self, examples: int) -> int:
+    def lots(self, examples: int) -> int:
         """In how many equal lots, whole pairs of neighbours each, the discriminators' activations are kept.
 
         On a CPU the least number with which the widest maps of a lot are at most `LOT` numbers, which is as fast there.
@@ -498,7 +498,7 @@ class TCP(keras.Model):
         names = [name for name in R1_TERMS if self.objective.wants(name)]
         examples = images.shape[0]
         # What is differentiated twice cannot be recomputed; so the memory of one example is made to do.
-        parts = examples if self.config.train.recompute else self._lots(examples)
+        parts = examples if self.config.train.recompute else self.lots(examples)
         batch = {"image": images, "boxes": boxes}
 
         def compute(part: dict[str, tf.Tensor]) -> tuple[Terms, list[tf.Tensor]]:

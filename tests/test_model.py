@@ -261,9 +261,9 @@ def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pyt
         6 * config.patches.crops * config.model.patch_size**2 * model.patch_discriminator.widths[0],
     )
     monkeypatch.setattr("tcp_tf.model.LOT", of_pair * pairs // lots)
-    assert model._lots(2 * pairs) == lots
+    assert model.lots(2 * pairs) == lots
     with target.assumed(gpu=True):
-        assert model._lots(2 * pairs) == 1
+        assert model.lots(2 * pairs) == 1
     step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
     loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
     assert [node.attr["parallel_iterations"].i for node in loops] == [1, 1]  # generated pictures, then R1
@@ -276,7 +276,7 @@ def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pyt
 
 def test_a_lot_is_one_pair_at_least(model: TCP, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tcp_tf.model.LOT", 1)
-    assert model._lots(10) == 5
+    assert model.lots(10) == 5
 
 
 @pytest.mark.parametrize("strategy", blending.STRATEGIES)

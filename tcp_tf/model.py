@@ -100,7 +100,7 @@ class TCP(keras.Model):
         self.encoder_ema.trainable = self.generator_ema.trainable = False
         for average, network in self._averages():
             for own, source in zip(average.weights, network.weights):
-                own.assign(source)
+                own.assign(tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(source)))  # else both share one memory
         self.step = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
@@ -230,7 +230,7 @@ class TCP(keras.Model):
         share = 1.0 - self.average_decay(tf.convert_to_tensor(self.step))
         for average, network in self._averages():
             for own, source in zip(average.weights, network.weights):
-                own.assign(own + share * (source - own))
+                optimizers.in_place(own).assign_add(share * (source - own))
         self.step.assign_add(1)
 
     def accumulated_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:

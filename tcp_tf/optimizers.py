@@ -76,9 +76,7 @@ class FusedAdam(keras.optimizers.Adam):
         kept = {"var": variable, "v": self._velocities[place]}
         if self.with_momentum:
             kept["m"] = self._momentums[place]
-        handles = {
-            name: (each.value if isinstance(each, keras.Variable) else each).handle for name, each in kept.items()
-        }
+        handles = {name: in_place(each).handle for name, each in kept.items()}
         self._kernel(**handles, grad=tf.cast(gradient, tf.float32))
 
 
@@ -93,8 +91,17 @@ def _without_momentum(
         var, v: resources.
     """
     before = tf.raw_ops.ReadVariableOp(resource=v, dtype=tf.float32)
-    tf.raw_ops.AssignVariableOp(resource=v, value=beta_2 * before)
+    tf.raw_ops.AssignSubVariableOp(resource=v, value=(1.0 - beta_2) * before)  # in place, see `in_place`
     tf.raw_ops.ResourceApplyAdagradV2(var=var, accum=v, lr=rate, epsilon=epsilon, grad=share * grad)
+
+
+def in_place(variable: Any) -> tf.Variable:
+    """TensorFlow's own variable, what is added to which is added in the memory that it has.
+
+    Keras 3's take another tensor's instead: on a CPU, weights would come to lie here and there among what lasts for a
+    part of a step, which would find less room in one piece.
+    """
+    return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 class Zeros(tf.Module):

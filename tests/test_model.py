@@ -357,6 +357,26 @@ def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) ->
     assert set(own["g"]).issubset(needed([due.inputs[0].op]))
 
 
+def test_what_lasts_is_updated_in_the_memory_that_it_has() -> None:
+    model = make()
+    model.compile()
+    sides = {"g": model.generator_side, "d": model.discriminator_side}
+    gradients = {side: [tf.zeros(each.shape) for each in own] for side, own in sides.items()}
+    step = tf.function(lambda: model.update(gradients), autograph=False).get_concrete_function()
+    replaced = [node for node in every_node(step.graph.as_graph_def()) if node.op == "AssignVariableOp"]
+    assert all(node.attr["dtype"].type == tf.int64.as_datatype_enum for node in replaced), replaced  # steps are counted
+    assert any(op.type == "AssignAddVariableOp" for op in step.graph.get_operations())
+
+
+def test_averages_begin_in_memory_of_their_own() -> None:
+    """A variable that is given another's tensor shares it until one of them is updated, which then has to move."""
+    model = TCP(small_config())
+    for average, network in model._averages():
+        for own, source in zip(average.weights, network.weights):
+            views = [np.asarray(memoryview(tf.convert_to_tensor(each))) for each in (own, source)]
+            assert not np.shares_memory(*views) and np.array_equal(*views)
+
+
 def test_zeros_are_not_known_beforehand() -> None:
     """TensorFlow would keep them as constants, as much as all weights, for as long as a step's function is there."""
     model = make("train.accumulate=2")

@@ -406,12 +406,13 @@ class TCP(keras.Model):
             own, pulls, terms = self._criticise_lot(images, fakes, boxes)
             return [*sums(real_gradients, own[:count]), *own[count:]], pulls, terms
 
+        kinds = ("reconstruction", "swap", "crops")
+
         def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-            fakes = [part[name] for name in ("reconstruction", "swap", "crops")]
-            own, pulls, terms = self._criticise_lot(part["image"], fakes, part["boxes"], lots)
+            own, pulls, terms = self._criticise_lot(part["image"], [part[kind] for kind in kinds], part["boxes"], lots)
             return [mean_terms({name: terms[name] for name in CRITICISM_TERMS}) / lots, *own], pulls
 
-        batch = {"image": images, "boxes": boxes, **dict(zip(("reconstruction", "swap", "crops"), fakes))}
+        batch = {"image": images, "boxes": boxes, **dict(zip(kinds, fakes))}
         patch_zeros = self._zeros(self.patch_discriminator.trainable_variables)
         start = [tf.zeros([len(CRITICISM_TERMS)]), *real_gradients, *patch_zeros]
         (means, *own), pulls = plus_sums_over_parts(start, lots, compute, batch, like=fakes)

@@ -19,8 +19,8 @@ from tcp_tf import config as configuration
 from tcp_tf import official_names, ops
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
+from tcp_tf.critics import build_discriminator, build_patch_discriminator
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
-from tcp_tf.model import build_discriminator, build_patch_discriminator
 
 TOLERANCE = 1e-5  # norm of the difference over norm
 

@@ -102,7 +102,7 @@ def write(request: Request) -> dict[str, Any]:
 
     from benchmarks import cases
     from tcp_tf import config as configuration
-    from tcp_tf import model
+    from tcp_tf import critics
     from tcp_tf.autoencoder import AutoEncoder
 
     sizes = [f"data.batch_size={request.batch}", "replicas=1"] if request.case == STEP else []
@@ -149,7 +149,7 @@ def write(request: Request) -> dict[str, Any]:
             entry["first"] = {name: float(mean) for name, mean in tf.function(step, autograph=False)(*inputs).items()}
         return entry
     autoencoder = AutoEncoder.from_config(config)
-    describe(autoencoder, model.build_discriminator(config), model.build_patch_discriminator(config))
+    describe(autoencoder, critics.build_discriminator(config), critics.build_patch_discriminator(config))
     function, given = cases.inference_call(autoencoder, config, request)
     inputs = _own_inputs(request.case, given)
     entry["flops"] = cases.asked_flops(function, *inputs)

@@ -26,7 +26,8 @@ from tcp_tf import config as configuration
 from tcp_tf import official_names, official_sizes, run_dir, torch_file
 from tcp_tf.autoencoder import build_encoder, build_generator
 from tcp_tf.config import Config, ConfigError
-from tcp_tf.model import TCP, build_discriminator, build_patch_discriminator
+from tcp_tf.critics import build_discriminator, build_patch_discriminator
+from tcp_tf.model import TCP
 from tcp_tf.official_names import MismatchError
 from tcp_tf.run_dir import RunDirectoryError
 from tcp_tf.torch_file import TorchFileError

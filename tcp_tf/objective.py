@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 
 import tensorflow as tf
 
+from tcp_tf import ops
 from tcp_tf.config import LossConfig
+from tcp_tf.parts import Terms
 
 RECONSTRUCTION = "g/l1"
 CRITICISM_TERMS = ("g/gan_rec", "g/gan_swap", "d/gan_rec", "d/gan_swap", "g/patch_gan", "dp/real", "dp/fake")
@@ -41,6 +43,10 @@ class Objective:
         """Whether any of these terms has a weight."""
         return any(name in self.weights for name in names)
 
+    def wanted(self, terms: Terms) -> Terms:
+        """Those of the terms that have a weight."""
+        return {name: values for name, values in terms.items() if self.wants(name)}
+
     def due(self, name: str, step: Any) -> Any:
         """Whether a term is computed on this step, a number or a scalar tensor; all but the lazy terms always are."""
         return (step % self.intervals.get(name, 1) == 0) & (step >= self.starts.get(name, 0))
@@ -56,3 +62,47 @@ class Objective:
                 factor = self.intervals[name] if name in R1_TERMS else 1
                 total += self.weights[name] * factor * tf.reduce_mean(values)
         return total / (self.replicas * self.parts * parts)
+
+    def with_gradients(
+        self, compute: Callable[..., Terms], inputs: list[tf.Tensor], variables: list, parts: int = 1
+    ) -> tuple[Terms, list[tf.Tensor]]:
+        """Terms `compute(*inputs)`, and their objective's gradients: of the inputs, then of the variables.
+
+        With `parts` of one of so many equal parts, its share.
+        """
+        with tf.GradientTape() as tape:
+            own = [tf.identity(x) for x in inputs]
+            tape.watch(own)
+            terms = compute(*own)
+            objective = self.total(("g", "d", "dp"), terms, parts)
+        return terms, gradients_or_zeros(tape, objective, [*own, *variables])
+
+    def lazily(
+        self, step: tf.Variable, names: list[str], pictures: tf.Tensor, due: Callable, otherwise: Callable
+    ) -> tuple[Terms, list[tf.Tensor]]:
+        """Terms and gradients that `due` gives on every so-manyth step; nothing without names.
+
+        The gradients are taken where the terms are computed. Left to an outer tape, every activation in there would
+        have to leave the branch, and TensorFlow could neither fuse what makes it nor recompute it.
+
+        Args:
+            names: terms of one interval that have a weight.
+            pictures: as many as each term has values, which are 0 on the other steps. Nothing begins before they are
+                there, not the kernels either, which need no picture.
+            due: gives the terms by name, and gradients.
+            otherwise: gives the gradients of the other steps.
+        """
+        if not names:
+            return {}, []
+        none = {name: tf.zeros(pictures.shape[:1]) for name in names}
+        (number,) = ops.after([pictures], tf.convert_to_tensor(step))
+        return tf.cond(self.due(names[0], number), due, lambda: (none, otherwise()))
+
+
+def gradients_or_zeros(tape: tf.GradientTape, target: tf.Tensor, sources: list) -> list[tf.Tensor]:
+    """Gradients of a scalar; zeros for sources that it does not depend on, such as networks whose terms are removed.
+
+    TensorFlow's `unconnected_gradients="zero"` does not know Keras 3's variables.
+    """
+    gradients = tape.gradient(target, sources)
+    return [tf.zeros(s.shape, s.dtype) if g is None else g for g, s in zip(gradients, sources)]

@@ -350,8 +350,8 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     Each residual block counts as 4 maps of its larger side's size (its input, a filtered copy, the signs of both
     convolutions' results, and what comes and goes meanwhile), for the encoder on N pictures, the generator on 1.5 N and
-    one of the discriminators at a time, on 1.5 N pictures or 3 N K crops of one of `TCP.lots`; N are those of one part
-    of `train.accumulate`. With `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
+    one of the discriminators at a time, on 1.5 N pictures or 3 N K crops of one of `Critics.lots`; N are those of one
+    part of `train.accumulate`. With `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
     """
     batch = config.data.batch_size / config.train.accumulate
     side, patch = config.data.resolution, config.model.patch_size
@@ -361,7 +361,7 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     encoder = maps(batch, side, model.encoder.widths[: config.model.downsamples + 1])
     generator = maps(1.5 * batch, side, model.generator.widths[::-1])
-    lot = batch / model.lots(int(batch))
+    lot = batch / model.critics.lots(int(batch))
     pictures = maps(1.5 * lot, side, model.discriminator.widths)
     crops = maps(3 * lot * config.patches.crops, patch, model.patch_discriminator.widths)
     together = sum(encoder) + sum(generator) + max(sum(pictures), sum(crops))

@@ -35,13 +35,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autoencoder": {"config", "ops", "layers", "blending", "encoder", "generator"},
     # training's arithmetic: values per example, then weights and replicas, then random draws
     "losses": {"ops"},
-    "objective": {"config", "losses"},
+    "parts": {"ops"},
+    "objective": {"config", "losses", "ops", "parts"},
     "guards": set(),
     "draws": {"config", "masks", "generator"},
     "optimizers": {"config"},
-    "model": {"config", "ops", "target", "autoencoder", "blending", "guards", "losses", "objective", "draws"}
-    | {"optimizers", "gradients"}
-    | NETWORKS,
+    "critics": {"config", "ops", "target", "discriminators", "gradients", "losses", "objective", "parts"},
+    "model": {"config", "ops", "target", "autoencoder", "blending", "critics", "draws", "encoder", "guards", "losses"}
+    | {"objective", "optimizers", "parts"},
     # bytes to images
     "images": set(),
     "folder": {"images"},
@@ -74,7 +75,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch_file": set(),
     "official_names": {"layers"} | NETWORKS,
     "official_sizes": {"config", "official_names", "encoder", "generator", "discriminators"},
-    "convert_official": {"config", "autoencoder", "model", "official_names", "official_sizes", "run_dir", "torch_file"},
+    "convert_official": {"config", "autoencoder", "critics", "model", "official_names", "official_sizes", "run_dir"}
+    | {"torch_file"},
     # what a person does with a trained model
     "pictures": {"images"},
     "moving": {"pictures"},
@@ -103,7 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"allocator", "config", "callbacks", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
-    | {"discriminators", "official_names", "images", "pictures", "target", "winograd", "export"},
+    | {"critics", "discriminators", "official_names", "images", "pictures", "target", "winograd", "export"},
 }
 
 # Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.
@@ -115,7 +117,10 @@ MUST_NOT_IMPORT: dict[str, set[str]] = {
     "directions": {"tensorflow", "keras"},
     "folder": {"tensorflow", "keras"},
     "torch_file": {"tensorflow", "keras", "torch"},
-    **{room: {"keras"} for room in ("ops", "masks", "losses", "objective", "draws", "blending", "data", "sources")},
+    **{
+        room: {"keras"}
+        for room in ("ops", "masks", "losses", "parts", "objective", "draws", "blending", "data", "sources")
+    },
 }
 
 DISTRIBUTION = {

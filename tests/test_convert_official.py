@@ -16,7 +16,8 @@ from export import savedmodel
 from tcp_tf import config as configuration
 from tcp_tf import convert_official, official_names, run_dir, torch_file, training
 from tcp_tf.autoencoder import build_encoder, build_generator
-from tcp_tf.model import TCP, build_discriminator, build_patch_discriminator
+from tcp_tf.critics import build_discriminator, build_patch_discriminator
+from tcp_tf.model import TCP
 
 KEYS = Path(__file__).parent / "data" / "official_sa_256.keys.tsv"
 # 256 px and the official depths, hence the official 223 names; narrow, hence quick.

@@ -21,6 +21,7 @@ from benchmarks.flops import needed
 from tcp_tf import blending, losses, ops, run_dir, target, training
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
+from tcp_tf.critics import Critics
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.model import TCP
 
@@ -68,7 +69,7 @@ def test_r1_of_a_linear_critic_is_its_squared_norm(gamma: float) -> None:
         config=small_config(f"loss.r1_gamma={gamma}"),
         discriminator=lambda images, keep: tf.tensordot(images, slope, axes=3) + 5.0,
     )
-    values = TCP._image_r1(owner, tf.random.stateless_normal([3, 4, 4, 3], [1, 2]))
+    values = Critics._image_r1(owner, tf.random.stateless_normal([3, 4, 4, 3], [1, 2]))
     np.testing.assert_allclose(values, [gamma / 2 * np.sum(slope**2)] * 3, rtol=1e-5)
 
 
@@ -84,7 +85,7 @@ def test_patch_r1_of_a_linear_critic(gamma: float) -> None:
         ),
     )
     crops = tf.random.stateless_normal([3, 2, 4, 4, 3], [1, 2])
-    values = TCP._patch_r1(owner, crops, -crops)
+    values = Critics._patch_r1(owner, crops, -crops)
     np.testing.assert_allclose(values, [gamma / 4 * 2 * (np.sum(first**2) + np.sum(second**2))] * 3, rtol=1e-5)
 
 
@@ -260,10 +261,10 @@ def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pyt
         3 * config.data.resolution**2 * model.discriminator.widths[0],
         6 * config.patches.crops * config.model.patch_size**2 * model.patch_discriminator.widths[0],
     )
-    monkeypatch.setattr("tcp_tf.model.LOT", of_pair * pairs // lots)
-    assert model.lots(2 * pairs) == lots
+    monkeypatch.setattr("tcp_tf.critics.LOT", of_pair * pairs // lots)
+    assert model.critics.lots(2 * pairs) == lots
     with target.assumed(gpu=True):
-        assert model.lots(2 * pairs) == 1
+        assert model.critics.lots(2 * pairs) == 1
     step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
     loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
     assert [node.attr["parallel_iterations"].i for node in loops] == [1, 1]  # generated pictures, then R1
@@ -275,8 +276,8 @@ def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pyt
 
 
 def test_a_lot_is_one_pair_at_least(model: TCP, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tcp_tf.model.LOT", 1)
-    assert model.lots(10) == 5
+    monkeypatch.setattr("tcp_tf.critics.LOT", 1)
+    assert model.critics.lots(10) == 5
 
 
 @pytest.mark.parametrize("strategy", blending.STRATEGIES)
@@ -330,7 +331,7 @@ def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) ->
     """So that their activations are not in memory together: a critic's on real, on generated pictures, and so on."""
     model = make()
     traced: dict[str, Any] = {}
-    plus_r1 = model._plus_r1
+    plus_r1 = model.critics.plus_r1
 
     def recorded(gradients: list[tf.Tensor], *rest: tf.Tensor) -> Any:
         traced["own"] = gradients
@@ -339,7 +340,7 @@ def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) ->
     def step(batch: dict[str, tf.Tensor]) -> None:
         traced["gradients"], traced["terms"] = model.gradients(batch)
 
-    monkeypatch.setattr(model, "_plus_r1", recorded)
+    monkeypatch.setattr(model.critics, "plus_r1", recorded)
     tf.function(step, autograph=False).get_concrete_function(small_batch(model.config))
     names = ("g/l1", "d/gan_swap", "dp/fake", "g/code_consistency/style", "d/r1")
     before = {name: set(needed([traced["terms"][name].op])) for name in names}
@@ -395,7 +396,7 @@ def test_the_turned_gradient_holds_for_confident_critics(model: TCP, shift: floa
         tape.watch(logits)
         own = 0.6 * tf.nn.softplus(logits)
         wanted = 1.0 * tf.nn.softplus(-logits)
-    turned = tape.gradient(own, logits) * model._turn("g/gan_swap", "d/gan_swap", logits)[:, 0, 0, 0]
+    turned = tape.gradient(own, logits) * model.critics._turn("g/gan_swap", "d/gan_swap", logits)[:, 0, 0, 0]
     np.testing.assert_allclose(turned, tape.gradient(wanted, logits), rtol=1e-4)
 
 

@@ -14,11 +14,11 @@ from tcp_tf import blending, layers, ops
 from tcp_tf import config as configuration
 from tcp_tf.autoencoder import AutoEncoder, build_encoder, build_generator
 from tcp_tf.config import PRECISIONS
+from tcp_tf.critics import build_discriminator, build_patch_discriminator
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.encoder import Encoder
 from tcp_tf.generator import Generator
 from tcp_tf.layers import Conv, RegionStyles, StyledConv
-from tcp_tf.model import build_discriminator, build_patch_discriminator
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NARROW: dict[str, Any] = {"channels": 4, "content_dim": 4, "style_dim": 16}

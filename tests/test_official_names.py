@@ -10,7 +10,7 @@ import pytest
 from tcp_tf import official_names, official_sizes
 from tcp_tf.autoencoder import build_encoder, build_generator
 from tcp_tf.config import Config, ConfigError, from_dict, load
-from tcp_tf.model import build_discriminator, build_patch_discriminator
+from tcp_tf.critics import build_discriminator, build_patch_discriminator
 from tcp_tf.official_names import MismatchError
 
 ROOT = Path(__file__).parents[1]

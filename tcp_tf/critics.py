@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import tensorflow as tf
 
 from tcp_tf import losses, ops, target
 from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.gradients import of_maps_alone
-from tcp_tf.objective import CRITICISM_TERMS, R1_TERMS, Objective, gradients_or_zeros
-from tcp_tf.parts import Terms, mean_terms, plus_sums_over_parts, sums, zeros
+from tcp_tf.objective import R1_TERMS, Objective, gradients_or_zeros
+from tcp_tf.parts import Terms, plus_sums_over_parts, zeros
 
-LOT = 2**25  # numbers of a discriminator's widest maps that are kept at a time on a CPU
+LOT = 2**23  # numbers of a discriminator's widest maps that are kept at a time on a CPU
 
 
 def build_discriminator(config: Config) -> Discriminator:
@@ -62,15 +64,12 @@ class Critics:
 
     def judge_real(self, images: tf.Tensor) -> tuple[Terms, list[tf.Tensor]]:
         """The image discriminator's term of real pictures, and its gradients of that discriminator's variables."""
-
-        def compute() -> Terms:
-            return self.objective.wanted({"d/gan_real": losses.judged_real(self.discriminator(images))})
-
-        return self.objective.with_gradients(compute, [], self.discriminator.trainable_variables)
+        gradients, (logits,) = self._judge_pictures([], images, {"d/gan_real": images.shape[0]}, losses.judged_real)
+        return self.objective.wanted({"d/gan_real": losses.judged_real(logits)}), gradients
 
     def judge_generated(
         self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor, real_gradients: list[tf.Tensor]
-    ):
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], Terms]:
         """Both discriminators' other terms, the gradients of their own objective, and what pulls at generated pictures.
 
         A logit l of a generated picture enters the discriminator's objective as `w_d softplus(l)` and the
@@ -84,63 +83,116 @@ class Critics:
             boxes: `[N, 3, K, 4]`; the first two sets are cut out of the real pictures.
             real_gradients: those of `judge_real`, which are added.
         Returns:
-            Gradients of `variables`; the gradient of the generator's adversarial terms with respect to
-            each of `fakes`; the terms by name.
+            Gradients of `variables`; the gradient of the generator's adversarial terms with respect to each of
+            `fakes`; the terms by name.
         """
-        lots, count = self.lots(images.shape[0]), len(real_gradients)
-        if lots == 1:
-            own, pulls, terms = self._judge_lot(images, fakes, boxes)
-            return [*sums(real_gradients, own[:count]), *own[count:]], pulls, terms
+        *pictures, crops = fakes
+        sizes = [each.shape[0] for each in pictures]
+        counts = dict(zip(("d/gan_rec", "d/gan_swap"), sizes))
+        gradients, (logits, pull) = self._judge_pictures(
+            real_gradients, tf.concat(pictures, axis=0), counts, losses.judged_fake, pulled=True
+        )
+        images, boxes, crops = ops.after([*gradients, pull], images, boxes, crops)
+        patch_gradients, (patch_real, patch_fake, patch_pull) = self._judge_crops(images, boxes, crops)
+        rec, swap = tf.split(logits, sizes)
+        terms = {
+            "g/gan_rec": losses.judged_real(rec),
+            "g/gan_swap": losses.judged_real(swap),
+            "d/gan_rec": losses.judged_fake(rec),
+            "d/gan_swap": losses.judged_fake(swap),
+            "g/patch_gan": losses.judged_real(patch_fake),
+            "dp/real": losses.judged_real(patch_real),
+            "dp/fake": losses.judged_fake(patch_fake),
+        }
+        pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
+        every = zip([*tf.split(pull, sizes), patch_pull], pairs, [rec, swap, patch_fake])
+        pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
+        return [*gradients, *patch_gradients], pulls, self.objective.wanted(terms)
 
-        kinds = ("reconstruction", "swap", "crops")
+    def _judge_pictures(
+        self,
+        start: list[tf.Tensor],
+        pictures: tf.Tensor,
+        counts: dict[str, int],
+        judge: Callable[[tf.Tensor], tf.Tensor],
+        pulled: bool = False,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The gradients of the image discriminator's variables, then its logits, `[N]`.
+
+        Args:
+            start: what the gradients are added to; empty for nothing.
+            pictures: `[N, R, R, 3]`, as many of each term as `counts` says, one term after the other.
+            judge: makes the terms' values of logits.
+            pulled: after the logits come gradients of the pictures.
+        """
+        variables, (examples, *_) = self.discriminator.trainable_variables, pictures.shape
 
         def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-            own, pulls, terms = self._judge_lot(part["image"], [part[kind] for kind in kinds], part["boxes"], lots)
-            return [mean_terms({name: terms[name] for name in CRITICISM_TERMS}) / lots, *own], pulls
+            given = [part["pictures"]] if pulled else []
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                logits = self.discriminator(part["pictures"])
+                objective = tf.reduce_sum(part["shares"] * judge(logits))
+            gradients = gradients_or_zeros(tape, objective, [*variables, *given])
+            return gradients[: len(variables)], [logits, *gradients[len(variables) :]]
 
-        batch = {"image": images, "boxes": boxes, **dict(zip(kinds, fakes))}
-        patch_zeros = zeros(self.patch_discriminator.trainable_variables, self.step)
-        start = [tf.zeros([len(CRITICISM_TERMS)]), *real_gradients, *patch_zeros]
-        (means, *own), pulls = plus_sums_over_parts(start, lots, compute, batch, like=fakes)
-        return own, pulls, dict(zip(CRITICISM_TERMS, tf.unstack(means)))
+        like = [tf.TensorSpec([examples]), *([pictures] if pulled else [])]
+        if not self.objective.wants(*counts):
+            return start or zeros(variables, self.step), zeros(like, self.step)
+        count = self.picture_lots(examples)
+        if count > 1 and not start:
+            start = zeros(variables, self.step)
+        batch = {"pictures": pictures, "shares": self.objective.shares(counts)}
+        return plus_sums_over_parts(start, count, compute, batch, like)
 
-    def lots(self, examples: int) -> int:
-        """In how many equal lots, whole pairs of neighbours each, the discriminators' activations are kept.
-
-        On a CPU the least number with which the widest maps of a lot are at most `LOT` numbers, which is as fast there.
+    def _judge_crops(
+        self, images: tf.Tensor, boxes: tf.Tensor, crops: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Gradients of the patch discriminator's variables; its logits of real and of generated crops, `[N, K]` each,
+        and the gradient of the generated ones.
         """
-        pairs = examples // 2
-        if target.gpu() or target.xla():
-            return 1
-        of_pictures = 3 * self.discriminator.resolution**2 * self.discriminator.widths[0]
-        of_crops = (
-            6 * self.config.patches.crops * self.patch_discriminator.patch_size**2 * self.patch_discriminator.widths[0]
-        )
-        at_once = max(1, LOT // max(of_pictures, of_crops))
-        return next(lots for lots in range(1, pairs + 1) if pairs % lots == 0 and pairs <= lots * at_once)
+        variables, (examples, each, *_) = self.patch_discriminator.trainable_variables, crops.shape
 
-    def _judge_lot(self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor, lots: int = 1):
-        """What `judge_generated` returns, of one lot; gradients are the lot's share of those of all."""
-        *pictures, swap_crops = fakes
-        with tf.GradientTape() as tape:
-            tape.watch(pictures)
-            fake_terms, logits = self._fake_terms(*pictures)
-            objective = self.objective.total(("d",), self.objective.wanted(fake_terms), lots)
-        own = gradients_or_zeros(tape, objective, [*self.discriminator.trainable_variables, *pictures])
-        own, pulls = own[: -len(pictures)], own[-len(pictures) :]
+        def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            with tf.GradientTape() as tape:
+                tape.watch(part["crops"])
+                real, fake = self._patch_logits(self._real_crops(part["images"], part["boxes"]), part["crops"])
+                values = part["real"] * losses.judged_real(real) + part["fake"] * losses.judged_fake(fake)
+                objective = tf.reduce_sum(values)
+            *own, pull = gradients_or_zeros(tape, objective, [*variables, part["crops"]])
+            return own, [real, fake, pull]
 
-        images, boxes, swap_crops = ops.after([*own, *pulls], images, boxes, swap_crops)
-        with tf.GradientTape() as tape:
-            tape.watch(swap_crops)
-            patch_terms, patch_logits = self._patch_terms(self._real_crops(images, boxes), swap_crops)
-            objective = self.objective.total(("dp",), self.objective.wanted(patch_terms), lots)
-        *patch_own, patch_pull = gradients_or_zeros(
-            tape, objective, [*self.patch_discriminator.trainable_variables, swap_crops]
-        )
-        pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
-        every = zip([*pulls, patch_pull], pairs, [*logits, patch_logits])
-        pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
-        return [*own, *patch_own], pulls, {**fake_terms, **patch_terms}
+        like = [tf.TensorSpec([examples, each]), tf.TensorSpec([examples, each]), crops]
+        if not self.objective.wants("dp/real", "dp/fake"):
+            return zeros(variables, self.step), zeros(like, self.step)
+        count = self.crop_lots(examples)
+        batch = {
+            "images": images,
+            "boxes": boxes,
+            "crops": crops,
+            "real": self.objective.shares({"dp/real": examples}),
+            "fake": self.objective.shares({"dp/fake": examples}),
+        }
+        start = zeros(variables, self.step) if count > 1 else []
+        return plus_sums_over_parts(start, count, compute, batch, like)
+
+    def picture_lots(self, pictures: int) -> int:
+        """In how many equal lots the image discriminator works on so many pictures, see `lots`."""
+        return lots(pictures, self._numbers_of_picture)
+
+    def crop_lots(self, examples: int) -> int:
+        """In how many equal lots, whole pairs of neighbours each, the patch discriminator works on so many examples."""
+        return lots(examples // 2, 2 * 3 * self._numbers_of_crops)
+
+    @property
+    def _numbers_of_picture(self) -> int:
+        """In the image discriminator's widest maps."""
+        return self.discriminator.resolution**2 * self.discriminator.widths[0]
+
+    @property
+    def _numbers_of_crops(self) -> int:
+        """In the patch discriminator's widest maps of one set of crops."""
+        return self.config.patches.crops * self.patch_discriminator.patch_size**2 * self.patch_discriminator.widths[0]
 
     def _real_crops(self, images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
         """The first two sets of boxes cut out of real pictures: reference, then query, `[N, 2K, P, P, 3]`."""
@@ -155,70 +207,45 @@ class Critics:
         # Below -60 the discriminator's own gradient leaves float32's range, and the product would be 0 * inf.
         return -ratio * tf.exp(-tf.maximum(logits, -60.0))[..., None, None, None]
 
-    def _fake_terms(self, reconstruction: tf.Tensor, swap: tf.Tensor):
-        every = self.discriminator(tf.concat([reconstruction, swap], axis=0))
-        logits = tf.split(every, [reconstruction.shape[0], swap.shape[0]])
-        terms = {
-            "g/gan_rec": losses.judged_real(logits[0]),
-            "g/gan_swap": losses.judged_real(logits[1]),
-            "d/gan_rec": losses.judged_fake(logits[0]),
-            "d/gan_swap": losses.judged_fake(logits[1]),
-        }
-        return terms, logits
-
-    def _patch_terms(self, real_crops: tf.Tensor, swap_crops: tf.Tensor):
+    def _patch_logits(self, real_crops: tf.Tensor, swap_crops: tf.Tensor) -> list[tf.Tensor]:
+        """Of real crops, `[N, 2K, P, P, 3]`, and of those of swaps, `[N, K, P, P, 3]`, each beside its reference."""
         features = self.patch_discriminator.features(tf.concat([real_crops, swap_crops], axis=1))
         reference, query, fake = tf.split(features, 3, axis=1)
         logits = self.patch_discriminator.pair(
             tf.concat([reference, ops.swap_pairs(reference)], axis=0), tf.concat([query, fake], axis=0)
         )
-        real_logits, fake_logits = tf.split(logits, 2)
-        terms = {
-            "g/patch_gan": losses.judged_real(fake_logits),
-            "dp/real": losses.judged_real(real_logits),
-            "dp/fake": losses.judged_fake(fake_logits),
-        }
-        return terms, fake_logits
+        return tf.split(logits, 2)
 
-    def plus_r1(self, gradients: list[tf.Tensor], images: tf.Tensor, boxes: tf.Tensor):
+    def plus_r1(self, gradients: list[tf.Tensor], images: tf.Tensor, boxes: tf.Tensor) -> tuple[Terms, list[tf.Tensor]]:
         """R1's terms, and the given gradients of `variables` with those of R1 added."""
         names = [name for name in R1_TERMS if self.objective.wants(name)]
         examples = images.shape[0]
-        # What is differentiated twice cannot be recomputed; so the memory of one example is made to do.
-        parts = examples if self.config.train.recompute else self.lots(examples)
-        batch = {"image": images, "boxes": boxes}
+        # What is differentiated twice takes more than twice the memory, and cannot be recomputed.
+        numbers = 2 * max(self._numbers_of_picture, 2 * self._numbers_of_crops)
+        count = examples if self.config.train.recompute else lots(examples, numbers)
 
-        def compute(part: dict[str, tf.Tensor]) -> tuple[Terms, list[tf.Tensor]]:
+        def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             """One discriminator after the other."""
 
             def of_pictures() -> Terms:
-                return self.objective.wanted({"d/r1": self._image_r1(part["image"])})
+                return self.objective.wanted({"d/r1": self._image_r1(part["images"])})
 
             def of_crops() -> Terms:
                 return self.objective.wanted({"dp/r1": self._patch_r1(*tf.split(crops, 2, axis=1))})
 
-            terms, own = self.objective.with_gradients(of_pictures, [], self.discriminator.trainable_variables, parts)
-            crops = self._real_crops(*ops.after(own, part["image"], part["boxes"]))
+            terms, own = self.objective.with_gradients(of_pictures, [], self.discriminator.trainable_variables, count)
+            crops = self._real_crops(*ops.after(own, part["images"], part["boxes"]))
             variables = self.patch_discriminator.trainable_variables
-            patch_terms, patch_own = self.objective.with_gradients(of_crops, [], variables, parts)
-            return {**terms, **patch_terms}, [*own, *patch_own]
+            patch_terms, patch_own = self.objective.with_gradients(of_crops, [], variables, count)
+            terms.update(patch_terms)
+            return [*own, *patch_own], [terms[name] for name in names]
 
-        def together() -> tuple[Terms, list[tf.Tensor]]:
-            terms, own = compute(batch)
-            return terms, sums(gradients, own)
+        def due() -> tuple[Terms, list[tf.Tensor]]:
+            like = [tf.TensorSpec([examples]) for _ in names]
+            summed, values = plus_sums_over_parts(gradients, count, compute, {"images": images, "boxes": boxes}, like)
+            return dict(zip(names, values)), summed
 
-        def in_turn() -> tuple[Terms, list[tf.Tensor]]:
-            def compute_tensors(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-                terms, own = compute(part)
-                return [mean_terms(terms) / parts, *own], []
-
-            start = [tf.zeros([len(names)]), *gradients]
-            (means, *summed), _ = plus_sums_over_parts(start, parts, compute_tensors, batch)
-            return {name: tf.fill([examples], means[i]) for i, name in enumerate(names)}, summed
-
-        terms, summed = self.objective.lazily(
-            self.step, names, images, together if parts == 1 else in_turn, lambda: gradients
-        )
+        terms, summed = self.objective.lazily(self.step, names, images, due, lambda: gradients)
         return terms, summed or gradients
 
     def _image_r1(self, images: tf.Tensor) -> tf.Tensor:
@@ -239,3 +266,13 @@ class Critics:
             slopes = tape.gradient(total, [reference, query])
         penalties = [losses.gradient_penalty(slope) for slope in slopes]
         return self.config.loss.patch_r1_gamma / 4.0 * (penalties[0] + penalties[1])
+
+
+def lots(examples: int, numbers: int) -> int:
+    """In how many equal lots a discriminator works on so many examples, to keep its activations of one lot only.
+
+    On a CPU the least number with which the widest maps of a lot, so many numbers of each example, are at most `LOT`;
+    one example a lot where its own are more.
+    """
+    at_once = examples if target.gpu() or target.xla() else max(1, LOT // numbers)
+    return next(count for count in range(1, examples + 1) if examples % count == 0 and examples <= count * at_once)

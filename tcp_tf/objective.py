@@ -13,7 +13,6 @@ from tcp_tf.config import LossConfig
 from tcp_tf.parts import Terms
 
 RECONSTRUCTION = "g/l1"
-CRITICISM_TERMS = ("g/gan_rec", "g/gan_swap", "d/gan_rec", "d/gan_swap", "g/patch_gan", "dp/real", "dp/fake")
 CONSISTENCY_TERMS = ("g/code_consistency/content", "g/code_consistency/style", "g/content_alignment")
 R1_TERMS = ("d/r1", "dp/r1")
 
@@ -59,9 +58,19 @@ class Objective:
         total = tf.constant(0.0)
         for name, values in terms.items():
             if name.split("/")[0] in groups:
-                factor = self.intervals[name] if name in R1_TERMS else 1
-                total += self.weights[name] * factor * tf.reduce_mean(values)
+                total += self._factor(name) * tf.reduce_mean(values)
         return total / (self.replicas * self.parts * parts)
+
+    def shares(self, counts: Mapping[str, int]) -> tf.Tensor:
+        """What each of so many values of each term counts for in this replica's share of the objective, in this order.
+
+        Terms without a weight count for nothing. With it `total` is a sum over values, which can be taken in lots.
+        """
+        shares = {name: self._factor(name) / (count * self.replicas * self.parts) for name, count in counts.items()}
+        return tf.constant([shares[name] for name, count in counts.items() for _ in range(count)])
+
+    def _factor(self, name: str) -> float:
+        return self.weights.get(name, 0.0) * (self.intervals[name] if name in R1_TERMS else 1)
 
     def with_gradients(
         self, compute: Callable[..., Terms], inputs: list[tf.Tensor], variables: list, parts: int = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable
+from typing import Callable, Union
 
 import tensorflow as tf
 
@@ -17,9 +17,9 @@ def mean_terms(terms: Terms) -> tf.Tensor:
     return tf.stack([tf.reduce_mean(values) for values in terms.values()])
 
 
-def sums(gradients: list[tf.Tensor], lazy: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Gradients with those of lazy terms added; as they are where there are no such terms."""
-    return [a + b for a, b in zip(gradients, lazy)] if lazy else gradients
+def sums(gradients: list[tf.Tensor], others: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Gradients with others added; as they are where there are no others."""
+    return [a + b for a, b in zip(gradients, others)] if others else gradients
 
 
 def zeros(sources: list, step: tf.Variable) -> list[tf.Tensor]:
@@ -45,15 +45,22 @@ def plus_sums_over_parts(
     parts: int,
     compute: Callable[[dict[str, tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]],
     batch: dict[str, tf.Tensor],
-    like: Sequence[tf.Tensor] = (),
+    like: Sequence[Union[tf.Tensor, tf.TensorSpec]] = (),
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Calls `compute` with equal parts of the batch, one after another.
 
+    Args:
+        start: tensors that are added to; may be empty where there is one part.
+        compute: makes, of a part of the batch, tensors to add up and others.
+        like: of the shapes and types that the others of all parts have together.
     Returns:
-        `start` plus the sums of its first tensors; its second ones of all parts, which are of the shapes of `like`.
+        `start` plus the sums of the first tensors; the others of all parts.
     """
+    if parts == 1:
+        values, others = compute(batch)
+        return sums(values, start), others
     stacked = {name: in_parts(value, parts) for name, value in batch.items()}
-    arrays = [tf.TensorArray(each.dtype, parts, element_shape=in_parts(each, parts).shape[1:]) for each in like]
+    arrays = [tf.TensorArray(a.dtype, parts, element_shape=[a.shape[0] // parts, *a.shape[1:]]) for a in like]
 
     def add(number: tf.Tensor, totals: list[tf.Tensor], arrays: list[tf.TensorArray]):
         values, others = compute({name: every[number] for name, every in stacked.items()})

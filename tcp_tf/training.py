@@ -350,8 +350,9 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     Each residual block counts as 4 maps of its larger side's size (its input, a filtered copy, the signs of both
     convolutions' results, and what comes and goes meanwhile), for the encoder on N pictures, the generator on 1.5 N and
-    one of the discriminators at a time, on 1.5 N pictures or 3 N K crops of one of `Critics.lots`; N are those of one
-    part of `train.accumulate`. With `train.recompute` it keeps its input, and the largest block's 7 maps come and go.
+    one of the discriminators at a time, on one lot (`critics.lots`) of 1.5 N pictures or 3 N K crops; N are those of
+    one part of `train.accumulate`. With `train.recompute` a block keeps its input, and the largest one's 7 maps come
+    and go.
     """
     batch = config.data.batch_size / config.train.accumulate
     side, patch = config.data.resolution, config.model.patch_size
@@ -361,9 +362,10 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     encoder = maps(batch, side, model.encoder.widths[: config.model.downsamples + 1])
     generator = maps(1.5 * batch, side, model.generator.widths[::-1])
-    lot = batch / model.critics.lots(int(batch))
-    pictures = maps(1.5 * lot, side, model.discriminator.widths)
-    crops = maps(3 * lot * config.patches.crops, patch, model.patch_discriminator.widths)
+    critics, fakes = model.critics, int(1.5 * batch)
+    pictures = maps(fakes / critics.picture_lots(fakes), side, model.discriminator.widths)
+    crops_at_once = 3 * batch / critics.crop_lots(int(batch)) * config.patches.crops
+    crops = maps(crops_at_once, patch, model.patch_discriminator.widths)
     together = sum(encoder) + sum(generator) + max(sum(pictures), sum(crops))
     largest = max(*encoder, *generator, *pictures, *crops)
     numbers = together + 7 * largest if config.train.recompute else 4 * together

@@ -21,7 +21,7 @@ from benchmarks.flops import needed
 from tcp_tf import blending, losses, ops, run_dir, target, training
 from tcp_tf import config as configuration
 from tcp_tf.config import Config
-from tcp_tf.critics import Critics
+from tcp_tf.critics import LOT, Critics, lots
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.model import TCP
 
@@ -250,24 +250,22 @@ def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
         assert relative_difference(gradients[side], expected[side]) < 1e-5
 
 
-@pytest.mark.parametrize("lots", [2, 3])
-def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("pictures", "counts"), [(0, [12, 18, 6]), (4, [3, 6, 6]), (18, [1, 1, 3])])
+def test_lots_are_judged_as_all_pictures_at_once(
+    pictures: int, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """12 pictures, with R1 due: real ones and crops with other weights than generated ones."""
     model = make("data.batch_size=12", "loss.d.gan_swap=0.6", "loss.dp.fake=1.3", "loss.g.patch_gan=0.7")
     batch = small_batch(model.config)
     expected, expected_terms = model.gradients(batch)
-    pairs, config = 6, model.config
-    of_pair = max(
-        3 * config.data.resolution**2 * model.discriminator.widths[0],
-        6 * config.patches.crops * config.model.patch_size**2 * model.patch_discriminator.widths[0],
-    )
-    monkeypatch.setattr("tcp_tf.critics.LOT", of_pair * pairs // lots)
-    assert model.critics.lots(2 * pairs) == lots
-    with target.assumed(gpu=True):
-        assert model.critics.lots(2 * pairs) == 1
+    numbers = model.config.data.resolution**2 * model.discriminator.widths[0]
+    monkeypatch.setattr("tcp_tf.critics.LOT", pictures * numbers)
+    critics = model.critics
+    assert [critics.picture_lots(12), critics.picture_lots(18), critics.crop_lots(12)] == counts
     step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
     loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
-    assert [node.attr["parallel_iterations"].i for node in loops] == [1, 1]  # generated pictures, then R1
+    of_r1 = 1  # which takes twice the memory
+    assert [node.attr["parallel_iterations"].i for node in loops] == [1] * (sum(count > 1 for count in counts) + of_r1)
     gradients, terms = step(batch)
     for name, values in expected_terms.items():
         np.testing.assert_allclose(tf.reduce_mean(terms[name]), tf.reduce_mean(values), rtol=1e-5, err_msg=name)
@@ -275,9 +273,12 @@ def test_lots_are_criticised_as_all_pictures_at_once(lots: int, monkeypatch: pyt
         assert relative_difference(gradients[side], expected[side]) < 1e-5
 
 
-def test_a_lot_is_one_pair_at_least(model: TCP, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tcp_tf.critics.LOT", 1)
-    assert model.critics.lots(10) == 5
+def test_lots_are_as_few_as_memory_allows() -> None:
+    third = LOT // 3
+    assert [lots(examples, third) for examples in (1, 3, 4, 7, 12)] == [1, 1, 2, 7, 4]
+    assert [lots(6, numbers) for numbers in (1, LOT // 6, LOT // 5, LOT, 2 * LOT)] == [1, 1, 2, 6, 6]
+    with target.assumed(gpu=True):
+        assert lots(6, LOT) == 1
 
 
 @pytest.mark.parametrize("strategy", blending.STRATEGIES)
@@ -347,7 +348,7 @@ def test_parts_of_a_step_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) ->
     # A gradient of the generator's side is the sum of that of the terms of every step and that of the lazy ones.
     own = {"d": [each.op for each in traced["own"]], "g": [each.op.inputs[0].op for each in traced["gradients"]["g"]]}
     of_pictures = own["d"][: len(model.discriminator.trainable_variables)]  # the sums of real and of generated ones'
-    of_real, of_generated = ([total.inputs[i].op for total in of_pictures] for i in range(2))
+    of_generated, of_real = ([total.inputs[i].op for total in of_pictures] for i in range(2))
     assert before["g/l1"].issuperset(of_real) and before["d/gan_swap"].issuperset(of_real)
     assert before["d/gan_swap"].isdisjoint(of_pictures)
     assert before["dp/fake"].issuperset(of_generated)

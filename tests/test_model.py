@@ -259,7 +259,7 @@ def test_lots_are_judged_as_all_pictures_at_once(
     batch = small_batch(model.config)
     expected, expected_terms = model.gradients(batch)
     numbers = model.config.data.resolution**2 * model.discriminator.widths[0]
-    monkeypatch.setattr("tcp_tf.critics.LOT", pictures * numbers)
+    monkeypatch.setitem(LOT, "float32", pictures * numbers)
     critics = model.critics
     assert [critics.picture_lots(12), critics.picture_lots(18), critics.crop_lots(12)] == counts
     step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
@@ -273,12 +273,13 @@ def test_lots_are_judged_as_all_pictures_at_once(
         assert relative_difference(gradients[side], expected[side]) < 1e-5
 
 
-def test_lots_are_as_few_as_memory_allows() -> None:
-    third = LOT // 3
-    assert [lots(examples, third) for examples in (1, 3, 4, 7, 12)] == [1, 1, 2, 7, 4]
-    assert [lots(6, numbers) for numbers in (1, LOT // 6, LOT // 5, LOT, 2 * LOT)] == [1, 1, 2, 6, 6]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lots_are_as_few_as_memory_allows(dtype: str) -> None:
+    most = LOT[dtype]
+    assert [lots(examples, most // 3, dtype) for examples in (1, 3, 4, 7, 12)] == [1, 1, 2, 7, 4]
+    assert [lots(6, numbers, dtype) for numbers in (1, most // 6, most // 5, most, 2 * most)] == [1, 1, 2, 6, 6]
     with target.assumed(gpu=True):
-        assert lots(6, LOT) == 1
+        assert lots(6, most, dtype) == 1
 
 
 @pytest.mark.parametrize("strategy", blending.STRATEGIES)

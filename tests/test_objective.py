@@ -28,6 +28,14 @@ def test_total(replicas: int) -> None:
     assert float(objective.total(("g",), {})) == 0
 
 
+@pytest.mark.parametrize(("replicas", "parts"), [(1, 1), (2, 3)])
+def test_shares_are_what_single_values_count_for_in_the_total(replicas: int, parts: int) -> None:
+    """7 and 9 at weight 1 and a mean of two, 0.5 at weight 0.5 times 16, a term without a weight."""
+    shares = Objective(LOSS, replicas, 12, parts).shares({"d/gan_real": 2, "d/r1": 1, "g/not_a_term": 3})
+    assert shares.shape == [6]
+    assert (shares * replicas * parts).numpy().tolist() == pytest.approx([0.5, 0.5, 8, 0, 0, 0])
+
+
 def test_intervals_of_the_lazy_terms() -> None:
     assert Objective(LOSS, 1, 4).intervals == {
         **dict.fromkeys(["d/r1", "dp/r1"], 16),

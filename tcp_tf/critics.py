@@ -67,7 +67,7 @@ class Critics:
     def judge_real(self, images: tf.Tensor) -> tuple[Terms, list[tf.Tensor]]:
         """The image discriminator's term of real pictures, and its gradients of that discriminator's variables."""
         gradients, (logits,) = self._judge_pictures([], images, {"d/gan_real": images.shape[0]}, losses.judged_real)
-        return self.objective.wanted({"d/gan_real": losses.judged_real(logits)}), gradients
+        return {"d/gan_real": losses.judged_real(logits)}, gradients
 
     def judge_generated(
         self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor, real_gradients: list[tf.Tensor]
@@ -86,7 +86,7 @@ class Critics:
             real_gradients: those of `judge_real`, which are added.
         Returns:
             Gradients of `variables`; the gradient of the generator's adversarial terms with respect to each of
-            `fakes`; the terms by name.
+            `fakes`; the terms by name, of which those without a weight say nothing.
         """
         *pictures, crops = fakes
         sizes = [each.shape[0] for each in pictures]
@@ -109,7 +109,7 @@ class Critics:
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
         every = zip([*tf.split(pull, sizes), patch_pull], pairs, [rec, swap, patch_fake])
         pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
-        return [*gradients, *patch_gradients], pulls, self.objective.wanted(terms)
+        return [*gradients, *patch_gradients], pulls, terms
 
     def _judge_pictures(
         self,
@@ -224,8 +224,7 @@ class Critics:
         examples = images.shape[0]
         # What is differentiated twice takes more than twice the memory, and cannot be recomputed.
         numbers = 2 * max(self._numbers_of_picture, 2 * self._numbers_of_crops)
-        count = lots(examples, numbers, self.discriminator.compute_dtype)
-        count = examples if self.config.train.recompute else count
+        count = examples if self.config.train.recompute else lots(examples, numbers, self.discriminator.compute_dtype)
 
         def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             """One discriminator after the other."""

@@ -81,6 +81,24 @@ def blur_transposed(
     return apply(maps)
 
 
+def reflect(images: tf.Tensor, padding: ops.Padding) -> tf.Tensor:
+    """`ops.reflect` of `[N, H, W, C]`, all known, with the gradient that TensorFlow has for `ops.pad` by reflection.
+
+    On a CPU, that padding takes three times as long as the gather, and a gather's gradient longer than the padding's.
+    """
+    if target.gpu() or target.xla():
+        return ops.pad(images, padding, "REFLECT")
+    sides = [[0, 0], list(padding), list(padding), [0, 0]]
+
+    @tf.custom_gradient
+    def apply(images: tf.Tensor):
+        return ops.reflect(images, padding), (
+            lambda gradient: tf.raw_ops.MirrorPadGrad(input=gradient, paddings=sides, mode="REFLECT")
+        )
+
+    return apply(images)
+
+
 def upsample_bilinear(images: tf.Tensor) -> tf.Tensor:
     """`ops.upsample_bilinear` of `[N, H, W, C]`, all known, that keeps nothing for its gradient.
 

@@ -292,8 +292,8 @@ class StyledConv(keras.layers.Layer):
 
 
 def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:
-    """`ops.reflect`, or where it is differentiated `ops.pad`, whose gradient is the faster one."""
-    return ops.pad(maps, padding, "REFLECT") if trained else ops.reflect(maps, padding)
+    """`ops.reflect`, where it is differentiated with the gradient that is fastest here."""
+    return (gradients if trained else ops).reflect(maps, padding)
 
 
 def blurred(

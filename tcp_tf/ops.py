@@ -357,9 +357,11 @@ def mix_colours(images: tf.Tensor, maps: tf.Tensor, shares: tf.Tensor) -> tf.Ten
         tf.math.l2_normalize(interpolation_matrix(start, extent, maps.shape[1], side)[0], axis=1)
         for side in (height, width)
     )
-    field = tf.einsum("hg,wf,ngfdc->nhwdc", rows, columns, maps)
-    mapped = tf.einsum("nhwd,nhwdc->nhwc", images, field[..., :3, :]) + field[..., 3, :]
-    return _blended(images, mapped, shares)
+    # Whole planes of one number each, not a product of 1 x 3 and 3 x 3 for each pixel, which takes six times as long.
+    field = tf.matmul(tf.matmul(rows, tf.transpose(maps, [0, 3, 4, 1, 2])), columns, transpose_b=True)  # N 4 3 H W
+    colours = tf.transpose(images, [0, 3, 1, 2])[:, :, None]  # N 3 1 H W
+    mapped = tf.reduce_sum(colours * field[:, :3], axis=1) + field[:, 3]
+    return _blended(images, tf.transpose(mapped, [0, 2, 3, 1]), shares)
 
 
 def mix_clusters(images: tf.Tensor, places: tf.Tensor, maps: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:

@@ -150,6 +150,15 @@ def test_upsampling(dtype: tf.DType) -> None:
         assert ours.dtype == dtype and np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("padding", [(1, 1), (2, 1), (0, 3)])
+def test_reflect(padding: tuple[int, int]) -> None:
+    images = draw(2, 5, 6, 3)
+    assert_same(
+        derivatives(lambda x: gradients.reflect(x, padding), images),
+        derivatives(lambda x: ops.pad(x, padding, "REFLECT"), images),
+    )
+
+
 def test_upsampling_is_differentiated_to_any_order() -> None:
     images = draw(2, 3, 5, 4)
     assert_same(

@@ -258,6 +258,13 @@ class TrainConfig(Section):
     accumulate: int = knob(
         1, "parts of a replica's batch that are worked on one after another, in the memory of one", "parts", ge=1
     )
+    concurrent: int = knob(
+        1,
+        "parts of a replica's batch, at most, that are worked on at the same time, each on its share of the CPU's "
+        "cores: less time for small networks, more memory; a GPU takes all at once",
+        "parts",
+        ge=1,
+    )
     recompute: bool = knob(
         False, "forget activations inside blocks and compute them again for the gradient: less memory, more time"
     )

@@ -28,7 +28,7 @@ from tcp_tf.critics import Critics
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
 from tcp_tf.objective import CONSISTENCY_TERMS, RECONSTRUCTION, Objective, gradients_or_zeros
-from tcp_tf.parts import Terms, mean_terms, plus_sums_over_parts, sums, zeros
+from tcp_tf.parts import Terms, mean_terms, plus_sums_over_parts, sums, sums_side_by_side, zeros
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
 
@@ -59,13 +59,16 @@ class TCP(keras.Model):
         if config.train.xla and replicas > 1:
             raise ValueError(f"train.xla: a step is compiled for one device, got {replicas} replicas")
         self.config = config
+        pairs = config.data.batch_size // (2 * replicas * parts)
+        wanted = 1 if target.gpu() or config.train.xla else config.train.concurrent
+        self.concurrent = max(count for count in range(1, wanted + 1) if pairs % count == 0)
         recompute = config.train.recompute
         self.encoder = build_encoder(config, recompute=recompute)
         self.generator = build_generator(config, recompute=recompute)
         self.step = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
-        self.objective = Objective(config.loss, replicas, config.data.batch_size, parts)
+        self.objective = Objective(config.loss, replicas, config.data.batch_size, parts * self.concurrent)
         self.critics = Critics(config, self.objective, self.step)
         self.discriminator, self.patch_discriminator = self.critics.discriminator, self.critics.patch_discriminator
         self.encoder_ema = build_encoder(config, "encoder_ema")
@@ -203,7 +206,7 @@ class TCP(keras.Model):
         self.step.assign_add(1)
 
     def accumulated_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
-        """`gradients` of `train.accumulate` equal parts of the batch, one after another: in the memory of one part.
+        """`gradients` of equal parts of the batch: `train.accumulate`, one after another, of `train.concurrent` each.
 
         No example depends on another but on its neighbour, which is in the same part, so the sum over the parts is the
         gradient of the whole batch but for rounding, and so are the terms' means. Only the codes' variances are means
@@ -212,19 +215,25 @@ class TCP(keras.Model):
         if self.config.train.xla and not target.xla():
             with target.assumed(xla=True):
                 return tf.function(self.accumulated_gradients, autograph=False, jit_compile=True)(batch)
-        parts = self.config.train.accumulate
+        parts = self.objective.parts
         if parts == 1:
             return self.gradients(batch)
         sides = [*self.generator_side, *self.discriminator_side]
         names: list[str] = []
 
-        def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        def share(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
             gradients, terms = self.gradients(part)
             names[:] = terms
-            return [mean_terms(terms) / parts, *gradients["g"], *gradients["d"]], []
+            return [mean_terms(terms) / parts, *gradients["g"], *gradients["d"]]
 
+        traced = tf.function(share, autograph=False) if self.concurrent > 1 else share  # once for all at work
+
+        def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            return sums_side_by_side(self.concurrent, traced, part), []
+
+        in_turn = self.config.train.accumulate
         start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros(sides, self.step)]
-        (means, *gradients), _ = plus_sums_over_parts(start, parts, compute, batch)
+        (means, *gradients), _ = plus_sums_over_parts(start if in_turn > 1 else [], in_turn, compute, batch)
         count = len(self.generator_side)
         return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 

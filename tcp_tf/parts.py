@@ -1,4 +1,8 @@
-"""Terms and gradients of a batch that is worked on in equal parts, one after another, in the memory of one of them."""
+"""Terms and gradients of a batch that is worked on in equal parts: at the same time, or one after another.
+
+At the same time, each on its share of the cores, small networks take less time, since their operations are too short to
+be divided among cores themselves. One after another, large ones take the memory of one part.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,17 @@ def zeros(sources: list, step: tf.Variable) -> list[tf.Tensor]:
 def in_parts(values: tf.Tensor, parts: int) -> tf.Tensor:
     """`[N, ...]` as `[parts, N / parts, ...]`."""
     return tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]])
+
+
+def sums_side_by_side(
+    parts: int, compute: Callable[[dict[str, tf.Tensor]], list[tf.Tensor]], batch: dict[str, tf.Tensor]
+) -> list[tf.Tensor]:
+    """Calls `compute` with equal parts of the batch, none of which waits for another, and adds up what it returns."""
+    if parts == 1:
+        return compute(batch)
+    stacked = {name: in_parts(value, parts) for name, value in batch.items()}
+    each = [compute({name: every[number] for name, every in stacked.items()}) for number in range(parts)]
+    return [tf.add_n(values) for values in zip(*each)]
 
 
 def plus_sums_over_parts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from tcp_tf import config as configuration
 from tcp_tf.config import Config
 from tcp_tf.model import TCP
 from tcp_tf.workers import Worker, WorkerLost
+
+logger = logging.getLogger(__name__)
 
 GRID_PICTURES = 12
 ANOTHER_SEED = 0x9E3779B1  # odd, so that all multiples differ; far from the small seeds that people choose
@@ -49,11 +52,26 @@ def devices(config: Config) -> list[str]:
     return wanted
 
 
+def share_cores(parts: int) -> None:
+    """Lets TensorFlow run so many operations at a time, and divide one among the cores that are left beside the others.
+
+    Its defaults are as many operations as cores, each divided among all of them. What has begun keeps its threads.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(parts)
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores - parts))
+    except RuntimeError:
+        logger.warning("train.concurrent: TensorFlow has threads already; for its speed train in a new process")
+
+
 def prepare(config: Config) -> tf.distribute.Strategy:
-    """Sets seeds, precision and determinism of the process and returns the strategy.
+    """Sets threads, seeds, precision and determinism of the process and returns the strategy.
 
     With `multi_worker` it waits for the other workers, and must come before anything else that TensorFlow does.
     """
+    if config.train.concurrent > 1:
+        share_cores(config.train.concurrent)
     together = tf.distribute.MultiWorkerMirroredStrategy() if config.multi_worker else None
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -335,7 +353,7 @@ def summary(config: Config) -> str:
         total += count
         lines.append(f"  {name:20} {count:>12,}")
     averaged = sum(int(np.prod(v.shape)) for v in model.encoder_ema.weights + model.generator_ema.weights)
-    gradients = 1 if config.train.accumulate == 1 else 2  # of one part, and the sums
+    gradients = model.concurrent + (config.train.accumulate > 1)  # of the parts at work, and the sums
     kept = [each for one in (model.optimizer, model.discriminator_optimizer) for each in optimizers.variables(one)]
     states = 4 * ((1 + gradients) * total + averaged + sum(int(np.prod(v.shape)) for v in kept))
     activations = activation_bytes(config, model)
@@ -351,8 +369,8 @@ def activation_bytes(config: Config, model: TCP) -> int:
     Each residual block counts as 4 maps of its larger side's size (its input, a filtered copy, the signs of both
     convolutions' results, and what comes and goes meanwhile), for the encoder on N pictures, the generator on 1.5 N and
     one of the discriminators at a time, on one lot (`critics.lots`) of 1.5 N pictures or 3 N K crops; N are those of
-    one part of `train.accumulate`. With `train.recompute` a block keeps its input, and the largest one's 7 maps come
-    and go.
+    one part of `train.accumulate`, and each part of `train.concurrent` has a lot of its own. With `train.recompute` a
+    block keeps its input, and the largest one's 7 maps come and go.
     """
     batch = config.data.batch_size / config.train.accumulate
     side, patch = config.data.resolution, config.model.patch_size
@@ -362,9 +380,9 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     encoder = maps(batch, side, model.encoder.widths[: config.model.downsamples + 1])
     generator = maps(1.5 * batch, side, model.generator.widths[::-1])
-    critics, fakes = model.critics, int(1.5 * batch)
-    pictures = maps(fakes / critics.picture_lots(fakes), side, model.discriminator.widths)
-    crops_at_once = 3 * batch / critics.crop_lots(int(batch)) * config.patches.crops
+    critics, part = model.critics, batch / model.concurrent
+    pictures = maps(1.5 * batch / critics.picture_lots(int(1.5 * part)), side, model.discriminator.widths)
+    crops_at_once = 3 * batch / critics.crop_lots(int(part)) * config.patches.crops
     crops = maps(crops_at_once, patch, model.patch_discriminator.widths)
     together = sum(encoder) + sum(generator) + max(sum(pictures), sum(crops))
     largest = max(*encoder, *generator, *pictures, *crops)

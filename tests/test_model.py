@@ -231,17 +231,23 @@ def test_one_backward_pass_for_both_sides_is_the_same_as_two(step: int, override
             assert float(tf.norm(ours - plain)) < 1e-5 * float(tf.norm(plain)) + 1e-6 * largest, label(variable)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_parts_are_the_large_batch(parts: int) -> None:
-    """32 pictures at once, and as 4 times 8 (or 2 times 16) of them: all terms, R1 and consistency due."""
+@pytest.mark.parametrize(("in_turn", "at_once"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_parts_are_the_large_batch(in_turn: int, at_once: int) -> None:
+    """32 pictures as one batch, and in parts one after another, side by side or both: R1 and consistency due."""
     settings = ("data.batch_size=32", "augment.content_colours=0.5")
-    whole, divided = make(*settings), make(*settings, f"train.accumulate={parts}")
+    parts = (f"train.accumulate={in_turn}", f"train.concurrent={at_once}")
+    whole, divided = make(*settings), make(*settings, *parts)
     # With some batches an activation lies so near a kink that rounding decides on its slope, in any two computations.
     batch = small_batch(whole.config, seed=3)
     expected, expected_terms = whole.accumulated_gradients(batch)
     step = tf.function(divided.accumulated_gradients, autograph=False).get_concrete_function(batch)
     loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
-    assert loops and {node.attr["parallel_iterations"].i for node in loops} == {1}  # in the memory of one part
+    assert bool(loops) == (in_turn > 1)
+    assert {node.attr["parallel_iterations"].i for node in loops} <= {1}  # in the memory of one part
+    if in_turn == 1:
+        calls = [op for op in step.graph.get_operations() if op.type.endswith("PartitionedCall")]
+        assert len(calls) == at_once and len({op.get_attr("f").name for op in calls}) == 1  # traced once
+        assert not any(set(calls) & set(needed([*call.control_inputs, *(x.op for x in call.inputs)])) for call in calls)
     gradients, terms = step(batch)
     assert set(terms) == set(expected_terms)
     for name in set(terms) - VARIANCES:
@@ -587,6 +593,17 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_with_both_numbers() -> N
         ValueError, match="each of 3 parts of each replica the same even number of pictures, got 8 for 1"
     ):
         TCP(small_config("data.batch_size=8", "train.accumulate=3"))
+
+
+def test_parts_side_by_side_are_as_many_as_pairs_allow() -> None:
+    def at_once(*overrides: str) -> int:
+        return TCP(small_config("train.concurrent=4", *overrides)).concurrent
+
+    assert [at_once(f"data.batch_size={size}") for size in (2, 6, 8, 12)] == [1, 3, 4, 3]
+    assert at_once("data.batch_size=8", "train.accumulate=2") == 2
+    assert at_once("data.batch_size=8", "train.xla=true") == 1
+    with target.assumed(gpu=True):
+        assert at_once("data.batch_size=8") == 1
 
 
 def test_xla_is_for_one_device() -> None:

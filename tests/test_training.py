@@ -56,7 +56,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command line of the small training, without its run directory."""
     settings = [*SETTINGS, *KIMG, f"data.source=folder:{photos}", f"data.data_dir={tmp_path_factory.mktemp('index')}"]
-    settings += ["data.validation_fraction=0.3", "deterministic=true", "train.grid_kimg=0.1"]
+    settings += ["data.validation_fraction=0.3", "deterministic=true", "train.grid_kimg=0.1", "train.concurrent=2"]
     return ["--config", str(TINY), "--no-evaluation", *(part for each in settings for part in ("--set", each))]
 
 
@@ -113,6 +113,29 @@ def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert set(counts) == {"encoder", "generator", "discriminator", "patch_discriminator"}
     assert re.search(r"activations +\d+ MiB", output)
     assert not (tmp_path / "run").exists()
+
+
+def test_threads_of_a_training() -> None:
+    threads = (
+        "[read() for read in (threading.get_inter_op_parallelism_threads, threading.get_intra_op_parallelism_threads)]"
+    )
+    program = (
+        "import os; os.sched_getaffinity = lambda _: range(8)\n"
+        "from tcp_tf import config, training\n"
+        "from tensorflow.config import threading\n"
+        f"training.prepare(config.load({str(TINY)!r}, ['train.concurrent=2']))\n"
+        f"print({threads})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.stdout == "[2, 6]\n", done.stderr[-2000:]
+
+
+def test_threads_that_are_there_stay(caplog: pytest.LogCaptureFixture) -> None:
+    tf.zeros([])  # TensorFlow has begun
+    before = tf.config.threading.get_inter_op_parallelism_threads()
+    training.share_cores(2)
+    assert tf.config.threading.get_inter_op_parallelism_threads() == before
+    assert "train.concurrent: TensorFlow has threads already" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -302,6 +325,7 @@ def test_a_run_leaves_what_it_should(runs: Runs) -> None:
     ended = runs.ended["calm"]
     assert ended.code == 0, ended.errors[-2000:]
     assert "resumed" not in ended.output and "kimg" in ended.errors and "img/s" in ended.errors
+    assert "train.concurrent" not in ended.errors, "its threads are set before TensorFlow begins"
     lines = lines_of(runs.calm)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert all(math.isfinite(value) for line in lines for value in line.values())

@@ -31,7 +31,7 @@ DEADLINE = 60.0  # seconds for one call with all its attempts
 BATCH_SIZE = 8  # examples per request of edit_many; not above the server's max_batch_size
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts; doubled every time, with jitter
-_MERGED_ATTEMPTS = 3  # how often a request that may have failed for its neighbours' fault is sent in all
+_MERGED_ATTEMPTS = 5  # how often a request that may have failed for its neighbours' fault is sent in all
 _DO_NOT_MERGE = (  # the server's words when it merged requests that do not go together, in size or in type
     "different shapes and padding is turned off",
     "Tensor concat operation failed",

@@ -347,6 +347,17 @@ def test_what_stays_unavailable_is_given_up_at_the_deadline() -> None:
     assert 3 <= len(core.requests) <= 10, "the pauses grow"
 
 
+def test_what_failed_in_the_graph_may_be_a_neighbours_fault() -> None:
+    failed = StatusError("INVALID_ARGUMENT", "strength must be finite [[{{node check}}]]")
+    core = Scripted(*[failed] * 4, edited)
+    with core.client() as client:
+        assert client.edit(b"picture", b"", b"") == b"picture"
+    core = Scripted(failed)
+    with core.client() as client, pytest.raises(ServingError, match="INVALID_ARGUMENT: strength must be finite"):
+        client.edit(b"picture", b"", b"")
+    assert len(core.requests) == 5
+
+
 @pytest.mark.parametrize("code", ("NOT_FOUND", "RESOURCE_EXHAUSTED", "INTERNAL", "INVALID_ARGUMENT"))
 def test_other_errors_are_not_tried_again(code: str) -> None:
     core = Scripted(StatusError(code, "once is enough"))

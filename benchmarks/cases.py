@@ -327,9 +327,11 @@ def training_step(config: Config, seconds: float) -> dict[str, Any]:
 def training_part(config: Config, case: str, seconds: float) -> dict[str, Any]:
     """One side's gradients and its optimizer's step alone, without lazy terms: what it would cost as a step of its own.
 
-    Both parts together cost more than a training step, which makes the pictures only once.
+    Both parts together cost more than a training step, which makes the pictures only once. All of them are worked on at
+    once, whatever `train.concurrent` is.
     """
-    trainer = Trainer(config)
+    at_once = config.train.model_copy(update={"concurrent": 1})
+    trainer = Trainer(config.model_copy(update={"train": at_once}))
     model = trainer.model
     side = "g" if case == "generator_part" else "d"
     optimizer = model.optimizer if side == "g" else model.discriminator_optimizer

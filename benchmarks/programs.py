@@ -102,7 +102,7 @@ def write(request: Request) -> dict[str, Any]:
 
     from benchmarks import cases
     from tcp_tf import config as configuration
-    from tcp_tf import critics
+    from tcp_tf import critics, target
     from tcp_tf.autoencoder import AutoEncoder
 
     sizes = [f"data.batch_size={request.batch}", "replicas=1"] if request.case == STEP else []
@@ -125,7 +125,8 @@ def write(request: Request) -> dict[str, Any]:
         (Path(str(request.weights)) / SIZES).write_text(described, encoding="utf-8")
 
     if request.case == STEP:
-        trainer = cases.Trainer(config, tf.distribute.get_strategy())
+        with target.assumed(gpu=True):  # which takes all pictures at once
+            trainer = cases.Trainer(config, tf.distribute.get_strategy())
         tcp = trainer.model
         describe(tcp.ema, tcp.discriminator, tcp.patch_discriminator)
 

@@ -55,8 +55,11 @@ def devices(config: Config) -> list[str]:
 def share_cores(parts: int) -> None:
     """Lets TensorFlow run so many operations at a time, and divide one among the cores that are left beside the others.
 
-    Its defaults are as many operations as cores, each divided among all of them. What has begun keeps its threads.
+    Its defaults are as many operations as cores, each divided among all of them. They stay where there is a GPU, and
+    where TensorFlow has begun.
     """
+    if tf.config.list_physical_devices("GPU"):
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         tf.config.threading.set_inter_op_parallelism_threads(parts)
@@ -70,7 +73,7 @@ def prepare(config: Config) -> tf.distribute.Strategy:
 
     With `multi_worker` it waits for the other workers, and must come before anything else that TensorFlow does.
     """
-    if config.train.concurrent > 1:
+    if config.train.concurrent > 1 and not config.train.xla:
         share_cores(config.train.concurrent)
     together = tf.distribute.MultiWorkerMirroredStrategy() if config.multi_worker else None
     if config.deterministic:

@@ -42,6 +42,8 @@ def run(request: Request) -> dict[str, Any]:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * request.replicas)
     sizes = [f"data.batch_size={request.batch}", f"replicas={request.replicas}"]
+    if request.case != STEP:
+        sizes.append("train.concurrent=1")  # one side's gradients are taken of all pictures at once
     config = configuration.load(request.config, [*request.overrides, *(sizes if request.case in TRAINING else [])])
     keras.mixed_precision.set_global_policy(config.mixed_precision)
     if request.case == CEILING:
@@ -327,11 +329,9 @@ def training_step(config: Config, seconds: float) -> dict[str, Any]:
 def training_part(config: Config, case: str, seconds: float) -> dict[str, Any]:
     """One side's gradients and its optimizer's step alone, without lazy terms: what it would cost as a step of its own.
 
-    Both parts together cost more than a training step, which makes the pictures only once. All of them are worked on at
-    once, whatever `train.concurrent` is.
+    Both parts together cost more than a training step, which makes the pictures only once.
     """
-    at_once = config.train.model_copy(update={"concurrent": 1})
-    trainer = Trainer(config.model_copy(update={"train": at_once}))
+    trainer = Trainer(config)
     model = trainer.model
     side = "g" if case == "generator_part" else "d"
     optimizer = model.optimizer if side == "g" else model.discriminator_optimizer

@@ -102,10 +102,11 @@ def write(request: Request) -> dict[str, Any]:
 
     from benchmarks import cases
     from tcp_tf import config as configuration
-    from tcp_tf import critics, target
+    from tcp_tf import critics
     from tcp_tf.autoencoder import AutoEncoder
 
-    sizes = [f"data.batch_size={request.batch}", "replicas=1"] if request.case == STEP else []
+    # A GPU takes all pictures at once.
+    sizes = [f"data.batch_size={request.batch}", "replicas=1", "train.concurrent=1"] if request.case == STEP else []
     config = configuration.load(request.config, [*request.overrides, *sizes])
     keras.utils.set_random_seed(config.seed)
     keras.mixed_precision.set_global_policy(config.mixed_precision)
@@ -125,8 +126,7 @@ def write(request: Request) -> dict[str, Any]:
         (Path(str(request.weights)) / SIZES).write_text(described, encoding="utf-8")
 
     if request.case == STEP:
-        with target.assumed(gpu=True):  # which takes all pictures at once
-            trainer = cases.Trainer(config, tf.distribute.get_strategy())
+        trainer = cases.Trainer(config, tf.distribute.get_strategy())
         tcp = trainer.model
         describe(tcp.ema, tcp.discriminator, tcp.patch_discriminator)
 

@@ -297,6 +297,22 @@ class Config(Section):
     ema: EmaConfig = Field(default_factory=EmaConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
 
+    @property
+    def known_replicas(self) -> int:
+        """How many replicas `replicas` says; `auto`, for which devices have to be looked at, counts as one."""
+        if isinstance(self.replicas, list):
+            return len(self.replicas)
+        return 1 if self.replicas == "auto" else self.replicas
+
+    def parts_at_once(self, replicas: int) -> int:
+        """Parts worked on at the same time on a CPU: as many of `train.concurrent` as divide a replica's pairs.
+
+        XLA, too, takes all at once.
+        """
+        pairs = self.data.batch_size // (2 * replicas * self.train.accumulate)
+        most = 1 if self.train.xla else self.train.concurrent
+        return max(count for count in range(1, most + 1) if pairs % count == 0)
+
     @field_validator("replicas", mode="wrap")
     @classmethod
     def _replicas_in_one_sentence(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
@@ -339,8 +355,7 @@ def _impossible(config: Config) -> Iterator[str]:
     elif data.short_side < data.resolution:
         yield f"data.load_size: must be at least data.resolution = {data.resolution}, got {data.load_size}"
 
-    replicas = len(config.replicas) if isinstance(config.replicas, list) else config.replicas
-    replicas = 1 if replicas == "auto" else replicas  # what auto finds is checked when the devices are known
+    replicas = config.known_replicas  # what auto finds is checked when the devices are known
     if data.batch_size % 2:
         yield f"data.batch_size: must be even, because neighbours swap their styles, got {data.batch_size}"
     elif data.batch_size % (2 * replicas):

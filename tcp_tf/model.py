@@ -59,9 +59,7 @@ class TCP(keras.Model):
         if config.train.xla and replicas > 1:
             raise ValueError(f"train.xla: a step is compiled for one device, got {replicas} replicas")
         self.config = config
-        pairs = config.data.batch_size // (2 * replicas * parts)
-        wanted = 1 if target.gpu() or config.train.xla else config.train.concurrent
-        self.concurrent = max(count for count in range(1, wanted + 1) if pairs % count == 0)
+        self.concurrent = 1 if target.gpu() else config.parts_at_once(replicas)
         recompute = config.train.recompute
         self.encoder = build_encoder(config, recompute=recompute)
         self.generator = build_generator(config, recompute=recompute)
@@ -218,7 +216,6 @@ class TCP(keras.Model):
         parts = self.objective.parts
         if parts == 1:
             return self.gradients(batch)
-        sides = [*self.generator_side, *self.discriminator_side]
         names: list[str] = []
 
         def share(part: dict[str, tf.Tensor]) -> list[tf.Tensor]:
@@ -231,9 +228,11 @@ class TCP(keras.Model):
         def compute(part: dict[str, tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             return sums_side_by_side(self.concurrent, traced, part), []
 
-        in_turn = self.config.train.accumulate
-        start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros(sides, self.step)]
-        (means, *gradients), _ = plus_sums_over_parts(start if in_turn > 1 else [], in_turn, compute, batch)
+        in_turn, start = self.config.train.accumulate, []
+        if in_turn > 1:
+            sides = [*self.generator_side, *self.discriminator_side]
+            start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros(sides, self.step)]
+        (means, *gradients), _ = plus_sums_over_parts(start, in_turn, compute, batch)
         count = len(self.generator_side)
         return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 

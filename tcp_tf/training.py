@@ -73,8 +73,9 @@ def prepare(config: Config) -> tf.distribute.Strategy:
 
     With `multi_worker` it waits for the other workers, and must come before anything else that TensorFlow does.
     """
-    if config.train.concurrent > 1 and not config.train.xla:
-        share_cores(config.train.concurrent)
+    parts = config.parts_at_once(config.known_replicas)
+    if parts > 1:
+        share_cores(parts)
     together = tf.distribute.MultiWorkerMirroredStrategy() if config.multi_worker else None
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -130,6 +130,14 @@ def test_threads_of_a_training() -> None:
     assert done.stdout == "[2, 6]\n", done.stderr[-2000:]
 
 
+def test_threads_are_those_of_the_parts_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: list[int] = []
+    monkeypatch.setattr(training, "share_cores", shared.append)
+    for overrides in (["data.batch_size=12"], ["data.batch_size=2"], ["data.batch_size=12", "train.xla=true"]):
+        training.prepare(small_config("train.concurrent=4", *overrides))
+    assert shared == [3], "one part keeps all cores"
+
+
 def test_threads_that_are_there_stay(caplog: pytest.LogCaptureFixture) -> None:
     tf.zeros([])  # TensorFlow has begun
     before = tf.config.threading.get_inter_op_parallelism_threads()

@@ -22,7 +22,7 @@ def bias_add(values: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """`values + bias`, a bias per channel: `[..., C]` and `[C]`.
 
     On a CPU, TensorFlow's gradient sums bfloat16 in bfloat16, where 256 + 1 is 256: of maps of 256 x 256 nearly all is
-    lost. A plain sum of the same numbers is taken in float32.
+    lost. A matrix product of the same numbers is taken in float32.
     """
     if values.dtype == tf.float32:
         return tf.nn.bias_add(values, bias)
@@ -30,11 +30,37 @@ def bias_add(values: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def add(values: tf.Tensor, bias: tf.Tensor):
         def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return gradient, tf.reduce_sum(gradient, axis=list(range(len(gradient.shape) - 1)))
+            return gradient, _summed(tf.reshape(gradient, [-1, bias.shape[0]]))[0]
 
         return tf.nn.bias_add(values, bias), gradients
 
     return add(values, bias)
+
+
+def scaled(maps: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """`maps * factors`: `[N, H, W, C]`, H and W known, with a factor per channel, `[N, 1, 1, C]`, or per number."""
+    if factors.shape[1:3] != (1, 1) or target.gpu() or target.xla():
+        return maps * factors
+
+    @tf.custom_gradient
+    def multiply(maps: tf.Tensor, factors: tf.Tensor):
+        def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            height, width, channels = maps.shape[1:]
+            each = tf.reshape(maps * gradient, [-1, height * width, channels])
+            return scaled(gradient, factors), _summed(each)[:, None]
+
+        return maps * factors, gradients
+
+    return multiply(maps, factors)
+
+
+def _summed(values: tf.Tensor) -> tf.Tensor:
+    """Sums over the last axis but one: `[..., M, C]` -> `[..., 1, C]`, added up in float32.
+
+    As a product with ones, which on a CPU takes a third of the time of TensorFlow's sum where M is large.
+    """
+    ones = tf.ones([*[1] * (len(values.shape) - 1), tf.shape(values)[-2]], values.dtype)
+    return tf.matmul(ones, values)
 
 
 def blur(

@@ -248,7 +248,7 @@ class ModulatedConv(WithKernel):
     def call(self, maps: tf.Tensor, style: Style) -> tf.Tensor:
         factors, kernel = self.modulation(style, maps), self.used_kernel()
         if self.trainable:
-            return gradients.remade(tf.multiply, self._convolved, maps, factors, kernel=kernel)
+            return gradients.remade(gradients.scaled, self._convolved, maps, factors, kernel=kernel)
         return self._convolved(maps * factors, kernel)
 
     def _convolved(self, maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -172,8 +172,14 @@ def test_upsampling_keeps_nothing() -> None:
     assert graph.inputs[0].op in needed(found) and graph.inputs[1].op not in needed(found)
 
 
+@pytest.mark.parametrize("places", [(1, 1), (6, 5)])
+def test_scaled(places: tuple[int, int]) -> None:
+    inputs = draw(2, 6, 5, 4), draw(2, *places, 4)
+    assert_same(derivatives(gradients.scaled, *inputs), derivatives(tf.multiply, *inputs))
+
+
 def scaled_conv(maps: tf.Tensor, factors: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    return gradients.remade(tf.multiply, lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), maps, factors, kernel=kernel)
+    return gradients.remade(gradients.scaled, lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), maps, factors, kernel=kernel)
 
 
 def test_what_is_remade_has_the_same_gradients() -> None:

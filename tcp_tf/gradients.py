@@ -275,7 +275,7 @@ def kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int, size: int) 
 
 def _kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, padding: int, size: int) -> tf.Tensor:
     shape = [size, size, maps.shape[3], pulls.shape[3]]
-    if winograd.pays(maps, shape, padding, winograd.GRADIENT_CHANNELS_FROM):
+    if winograd.pays(maps, shape, padding, of_kernel=True):
         return winograd.kernel_gradient(maps, pulls, padding)
     if size == 1:
         rows = (tf.reshape(each, [-1, each.shape[3]]) for each in (maps, pulls))

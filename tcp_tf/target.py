@@ -6,7 +6,9 @@ Ways of computing the same that pay on one of them cost on another. Elsewhere th
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Optional
 
 import tensorflow as tf
@@ -23,6 +25,15 @@ def gpu() -> bool:
 def xla() -> bool:
     """Whether XLA compiles it."""
     return _xla
+
+
+@functools.cache
+def tiles() -> bool:
+    """Whether the CPU multiplies whole tiles of bfloat16 at a time (AMX): many times as fast as it reads them."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux, without which TensorFlow does not use them
+        return False
 
 
 @contextlib.contextmanager

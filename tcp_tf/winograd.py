@@ -30,6 +30,7 @@ REACH = TILE + TAPS - 1  # inputs of a tile along one axis
 POINTS = (0.0, 0.65, -0.65, 1.55, -1.55)  # and infinity
 CHANNELS_FROM = 128  # with fewer, the maps cost more than the multiplications saved
 GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient: there TensorFlow's own is slower than its convolution
+TILES_CHANNELS_FROM, TILES_GRADIENT_CHANNELS_FROM = 256, 128  # of bfloat16, where `target.tiles` multiplies it
 POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
 PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
 
@@ -64,14 +65,17 @@ def plain() -> Iterator[None]:
         _allowed = before
 
 
-def pays(maps: tf.Tensor, kernel: Sequence[int], padding: int, channels_from: int = CHANNELS_FROM) -> bool:
+def pays(maps: tf.Tensor, kernel: Sequence[int], padding: int, of_kernel: bool = False) -> bool:
     """Whether this convolution of stride 1 is worth it here: wide 3x3 in `ops.FAST`, to large maps, on the CPU.
 
-    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`. Where its gradient is meant instead of the convolution,
-    `channels_from` is GRADIENT_CHANNELS_FROM.
+    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`; with `of_kernel` whether its gradient is worth it, too.
 
     What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
     """
+    if maps.dtype == tf.bfloat16 and target.tiles():
+        channels_from = TILES_GRADIENT_CHANNELS_FROM if of_kernel else TILES_CHANNELS_FROM
+    else:
+        channels_from = GRADIENT_CHANNELS_FROM if of_kernel else CHANNELS_FROM
     batch, *sides = maps.shape[:3]
     known = None if None in (batch, *sides) else batch * math.prod(side + 2 * padding - TAPS + 1 for side in sides)
     return (

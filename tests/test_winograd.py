@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from derivatives import assert_convolution, assert_same, derivatives, draw
 
-from tcp_tf import gradients, layers, winograd
+from tcp_tf import gradients, layers, target, winograd
 
 WIDE = winograd.CHANNELS_FROM
 
@@ -23,7 +23,7 @@ def exact(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> np.ndarray:
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small convolutions, too, are computed in this way when they are trained."""
-    monkeypatch.setattr(winograd, "pays", lambda *arguments: True)
+    monkeypatch.setattr(winograd, "pays", lambda *arguments, **named: True)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2])
@@ -131,11 +131,21 @@ def test_where_it_pays() -> None:
     assert not pays((64, 4, 4, WIDE), wide, padding=0)  # which gives 2 x 2
     assert not pays(large, (3, 3, WIDE, WIDE - 1))
     assert not pays(large, (1, 1, WIDE, WIDE))
-    assert pays(large, wide, tf.bfloat16)
     assert not pays(large, wide, tf.float64)
     with winograd.plain():
         assert not pays(large, wide)
     assert pays(large, wide)
+
+
+@pytest.mark.parametrize(("tiles", "of_maps", "of_kernel"), [(False, 128, 48), (True, 256, 128)])
+def test_where_it_pays_in_bfloat16(tiles: bool, of_maps: int, of_kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that multiplies tiles of it needs more channels; its float32 is as elsewhere."""
+    monkeypatch.setattr(target, "tiles", lambda: tiles)
+    for kernels, channels in ((False, of_maps), (True, of_kernel)):
+        for fewer in (0, 1):
+            maps = tf.TensorSpec([1, 32, 32, channels - fewer], tf.bfloat16)
+            assert winograd.pays(maps, (3, 3, channels, channels - fewer), 1, of_kernel=kernels) == (not fewer)
+    assert winograd.pays(tf.TensorSpec([1, 32, 32, 128]), (3, 3, 128, 128), 1)
 
 
 @pytest.mark.parametrize(("channels", "plain"), [(winograd.GRADIENT_CHANNELS_FROM, 0), (8, 1)])

@@ -29,7 +29,7 @@ def xla() -> bool:
 
 @functools.cache
 def tiles() -> bool:
-    """Whether the CPU multiplies whole tiles of bfloat16 at a time (AMX): many times as fast as it reads them."""
+    """Whether the CPU multiplies whole tiles of bfloat16 at a time (AMX)."""
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux, without which TensorFlow does not use them

@@ -30,7 +30,7 @@ REACH = TILE + TAPS - 1  # inputs of a tile along one axis
 POINTS = (0.0, 0.65, -0.65, 1.55, -1.55)  # and infinity
 CHANNELS_FROM = 128  # with fewer, the maps cost more than the multiplications saved
 GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient: there TensorFlow's own is slower than its convolution
-TILES_CHANNELS_FROM, TILES_GRADIENT_CHANNELS_FROM = 256, 128  # of bfloat16, where `target.tiles` multiplies it
+TILES_CHANNELS_FROM, TILES_GRADIENT_CHANNELS_FROM = 256, 128  # both of bfloat16 where tiles of it are multiplied
 POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
 PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
 
@@ -68,7 +68,7 @@ def plain() -> Iterator[None]:
 def pays(maps: tf.Tensor, kernel: Sequence[int], padding: int, of_kernel: bool = False) -> bool:
     """Whether this convolution of stride 1 is worth it here: wide 3x3 in `ops.FAST`, to large maps, on the CPU.
 
-    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`; with `of_kernel` whether its gradient is worth it, too.
+    Of the kernel the shape is asked for, `[k, k, Cin, Cout]`. With `of_kernel` its gradient is meant instead.
 
     What is not known of the maps' size before the function runs is taken to be large. A GPU's library has its own.
     """

@@ -33,8 +33,9 @@ RECORDS, RUNS = ROOT / "benchmarks" / "results" / "study", ROOT / "runs" / "stud
 PHOTOGRAPHS = RECORDS.parent / "photographs"  # records of the same with `benchmarks.photographs`
 OWN_COLOURS = RECORDS.parent / "own_colours"  # and of `--set augment.content_colours=0`
 KIMG, EVERY = 16.0, 4.0
-# The study's trainings are shorter than the quickstart, and so is their part without adversaries.
-SHORTER = ("loss.gan_start_kimg=8", "loss.consistency_start_kimg=9")
+# The study's trainings are shorter than the quickstart, and so is their part without adversaries. The losses that are
+# compared count in every fourth step, not in every sixteenth as there.
+SHORTER = ("loss.gan_start_kimg=8", "loss.consistency_start_kimg=9", "loss.consistency_every=4")
 MAIN_PAIR = ("sa", "tcp/style_map")
 SEEDS = (0, 1, 2)  # of the main pair; the others have the first alone
 CURVE_PAIRS, FINAL_PAIRS = 128, 256

@@ -4,9 +4,9 @@
     python -m benchmarks.study --only sa tcp/style_map --seeds 0
     python -m benchmarks.study --list
 
-Every training is `configs/quickstart.yaml`, shortened, with a few weights set to zero. It stops every `--every` kimg to
-be judged on held-out pairs of the validation split, and goes on from its checkpoint; at the end it is judged on the
-test split.
+Every training is `configs/quickstart.yaml`, shortened, with TCP's losses in every fourth step and a few weights set to
+zero. It stops every `--every` kimg to be judged on held-out pairs of the validation split, and goes on from its
+checkpoint; at the end it is judged on the test split.
 A record in `benchmarks/results/study/` says everything that `benchmarks.study_report` prints. The command can be
 stopped and given again at any time: trainings go on where they were, and what has a record is left alone.
 """
@@ -35,7 +35,7 @@ OWN_COLOURS = RECORDS.parent / "own_colours"  # and of `--set augment.content_co
 KIMG, EVERY = 16.0, 4.0
 # The study's trainings are shorter than the quickstart, and so is their part without adversaries. The losses that are
 # compared count in every fourth step, not in every sixteenth as there.
-SHORTER = ("loss.gan_start_kimg=8", "loss.consistency_start_kimg=9", "loss.consistency_every=4")
+RECIPE = ("loss.gan_start_kimg=8", "loss.consistency_start_kimg=9", "loss.consistency_every=4")
 MAIN_PAIR = ("sa", "tcp/style_map")
 SEEDS = (0, 1, 2)  # of the main pair; the others have the first alone
 CURVE_PAIRS, FINAL_PAIRS = 128, 256
@@ -64,7 +64,7 @@ class Training(NamedTuple):
         """What it changes in `configs/quickstart.yaml`."""
         objective, _, strategy = self.name.partition("/")
         blend = [f"blend.strategy={strategy}"] if strategy else []
-        return [*SHORTER, *OBJECTIVES[objective], *blend, f"seed={self.seed}"]
+        return [*RECIPE, *OBJECTIVES[objective], *blend, f"seed={self.seed}"]
 
 
 class NotEnded(RuntimeError):

@@ -64,10 +64,10 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.study_report` from the records in `benchmarks/results/study/`; every figure is from a
 training of ours that `python -m benchmarks.study` ran. All trainings are `configs/quickstart.yaml`, with adversaries
-from 8 kimg on, on drawn scenes of 64 px, where the true swap and the true region edit are known; they differ in the
-weights of TCP's two losses, in where content alignment blends, and in the seed. The networks, the pictures and their
-order, and everything else in the objective are the same: *Swapping Autoencoder* here means this recipe with its losses
-alone, not the published models.
+from 8 kimg on and TCP's two losses in every fourth step, on drawn scenes of 64 px, where the true swap and the true
+region edit are known; they differ in the weights of TCP's losses, in where content alignment blends, and in the seed.
+The networks, the pictures and their order, and everything else in the objective are the same: *Swapping Autoencoder*
+here means this recipe with its losses alone, not the published models.
 
 Measures are means over 256 pairs of the test split with the averaged weights (`tcp_tf/measures.py` says what each is).
 """

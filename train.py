@@ -14,7 +14,7 @@ import logging
 import sys
 from pathlib import Path
 
-from tcp_tf import allocator
+from tcp_tf import allocator, onednn
 from tcp_tf import config as configuration
 
 
@@ -67,4 +67,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     allocator.tune()
+    onednn.prefer()
     sys.exit(main())

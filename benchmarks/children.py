@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from tcp_tf import onednn
 from tcp_tf.allocator import SETTINGS
 
 CEILING, PIPELINE = "ceiling", "data_pipeline"
@@ -60,6 +61,8 @@ def run(request: Request, tuned: bool, environment: Optional[Mapping[str, str]] 
     variables = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     variables.update(SETTINGS if tuned and sys.platform.startswith("linux") else {})
     variables.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if request.case in TRAINING:
+        variables.setdefault(onednn.VARIABLE, "1")  # as `train.py` has it
     variables.update(environment or {})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.children", json.dumps(asdict(request))],

@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"metrics", "pairs"},
     # what a training leaves behind
     "allocator": set(),
+    "onednn": set(),
     "checkpoints": set(),
     "run_dir": {"config", "autoencoder", "checkpoints"},
     # the host's side of training
@@ -102,10 +103,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"config"},
     # outside the package
     "export": {"config", "agreement", "autoencoder", "blending", "images", "ops", "run_dir"},
-    "train": {"allocator", "config", "callbacks", "training", "workers"},
+    "train": {"allocator", "config", "callbacks", "onednn", "training", "workers"},
     "benchmarks": {"allocator", "config", "data", "sources", "ops", "autoencoder", "model", "training"}
     | {"answers", "blending", "checkpoints", "evaluate", "measures", "metrics", "pairs", "publish", "run_dir"}
-    | {"critics", "discriminators", "official_names", "images", "pictures", "target", "winograd", "export"},
+    | {"critics", "discriminators", "official_names", "images", "pictures", "onednn", "target", "winograd", "export"},
 }
 
 # Libraries that a room must do without: config is judged before TensorFlow is loaded, arithmetic has no layers.

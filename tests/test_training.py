@@ -31,7 +31,7 @@ from PIL import Image
 from small import SETTINGS, TINY, checkpoint_arrays, small_config
 
 import train
-from tcp_tf import callbacks, checkpoints, run_dir, training
+from tcp_tf import allocator, callbacks, checkpoints, run_dir, training
 from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.model import TCP
 
@@ -103,6 +103,19 @@ def test_an_unknown_key_is_refused_before_tensorflow_starts() -> None:
     assert messages == ["train.py: loss.r1_gama: unknown key; did you mean loss.r1_gamma?"]
     imported = {line.rpartition("|")[2].strip() for line in errors.splitlines()}
     assert "pydantic" in imported and not imported & {"tensorflow", "keras", "numpy"}
+
+
+@pytest.mark.parametrize("given", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}])
+def test_tensorflow_will_take_onednn_unless_told_otherwise(given: dict[str, str]) -> None:
+    program = "import os, runpy, sys\nsys.argv[1:] = ['--set', 'seed=none']\n"
+    program += "try:\n    runpy.run_path('train.py', run_name='__main__')\n"
+    program += "except SystemExit:\n    print(os.environ['TF_ENABLE_ONEDNN_OPTS'], 'tensorflow' in sys.modules)"
+    variables = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    variables.update(allocator.SETTINGS, PYTHONPATH=str(ROOT), **given)  # with those, the program does not start anew
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, encoding="utf-8"
+    )
+    assert done.stdout == ("0 False\n" if given else "1 False\n"), done.stderr
 
 
 def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
 from tcp_tf.editor import Editor
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.one_stack,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*"),
+]
 
 NAMES = (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome-stable", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

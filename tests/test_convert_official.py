@@ -143,6 +143,7 @@ def test_training_goes_on_from_an_official_checkpoint(arrays, run):
 
 
 @pytest.mark.slow
+@pytest.mark.one_stack
 def test_train_py_takes_a_converted_run(tiny_config, tmp_path):
     """The same on the path of the command line: 64 px, two steps; the step count arrives in the official file."""
     wanted = official_names.entries(
@@ -163,6 +164,7 @@ def test_train_py_takes_a_converted_run(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.one_stack
 def test_a_converted_run_exports(run, tmp_path):
     """The served graph holds the official weights: what it encodes is what the official arrays encode."""
     version = savedmodel.export(run, tmp_path / "models")

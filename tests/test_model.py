@@ -231,7 +231,10 @@ def test_one_backward_pass_for_both_sides_is_the_same_as_two(step: int, override
             assert float(tf.norm(ours - plain)) < 1e-5 * float(tf.norm(plain)) + 1e-6 * largest, label(variable)
 
 
-@pytest.mark.parametrize(("in_turn", "at_once"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize(
+    ("in_turn", "at_once"),
+    [(1, 4), (2, 2), *(pytest.param(*parts, marks=pytest.mark.one_stack) for parts in ((2, 1), (4, 1)))],
+)
 def test_parts_are_the_large_batch(in_turn: int, at_once: int) -> None:
     """32 pictures as one batch, and in parts one after another, side by side or both: R1 and consistency due."""
     settings = ("data.batch_size=32", "augment.content_colours=0.5")
@@ -256,7 +259,14 @@ def test_parts_are_the_large_batch(in_turn: int, at_once: int) -> None:
         assert relative_difference(gradients[side], expected[side]) < 1e-5
 
 
-@pytest.mark.parametrize(("pictures", "counts"), [(0, [12, 18, 6]), (4, [3, 6, 6]), (18, [1, 1, 3])])
+@pytest.mark.parametrize(
+    ("pictures", "counts"),
+    [
+        (0, [12, 18, 6]),
+        pytest.param(4, [3, 6, 6], marks=pytest.mark.one_stack),
+        pytest.param(18, [1, 1, 3], marks=pytest.mark.one_stack),
+    ],
+)
 def test_lots_are_judged_as_all_pictures_at_once(
     pictures: int, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +298,13 @@ def test_lots_are_as_few_as_memory_allows(dtype: str) -> None:
         assert lots(6, most, dtype) == 1
 
 
-@pytest.mark.parametrize("strategy", blending.STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "style_map",
+        *(pytest.param(name, marks=pytest.mark.one_stack) for name in blending.STRATEGIES if name != "style_map"),
+    ],
+)
 def test_recomputed_activations_change_no_gradient(strategy: str) -> None:
     """All terms, R1 and consistency due; every block's convolutions stand in the graph once more."""
     settings = ("augment.content_colours=0.5", f"blend.strategy={strategy}")

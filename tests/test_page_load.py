@@ -17,7 +17,11 @@ from tcp_tf.autoencoder import AutoEncoder
 from tcp_tf.config import Config
 from tcp_tf.editor import Editor
 
-pytestmark = [pytest.mark.slow(25), pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")]
+pytestmark = [
+    pytest.mark.slow(25),
+    pytest.mark.one_stack,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*"),
+]
 
 
 def test_visitors_good_and_bad_get_answers(tiny_config: Config) -> None:

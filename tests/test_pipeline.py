@@ -85,6 +85,7 @@ def broken_lines(folder: Path) -> list[tuple[str, str]]:
 
 @needs_beam
 @pytest.mark.slow(30)
+@pytest.mark.one_stack
 def test_1000_pictures_20_broken_killed_half_way_and_nothing_lost(tiny_export: Path, tmp_path: Path) -> None:
     edits = [an_edit(seed, 56, 56) for seed in range(PICTURES - 20)]
     broken = broken_lines(tmp_path)

@@ -35,6 +35,7 @@ def test_it_scores_what_its_card_says() -> None:
         assert measure["mean"] == pytest.approx(written[name]["mean"], abs=2e-3), name
 
 
+@pytest.mark.one_stack
 def test_the_commands_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the scene that comes with the project and on a photograph of 1,500 x 1,001 px."""
     wide = np.linspace(0, 1, 1500)[None, :, None] * np.array([200, 90, 40]) + np.linspace(0, 50, 1001)[:, None, None]

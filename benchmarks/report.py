@@ -62,6 +62,10 @@ code does. The XLA programs are of the networks as they are trained.
 `train.concurrent: 2` works on two halves of a batch at the same time, each on its share of the CPU's cores. The
 operations of small networks are too short to be divided among cores; large networks keep all of them busy as it is.
 
+On x86 CPUs without AVX512-VNNI (below: family 25, model 1), TensorFlow takes oneDNN's kernels only when asked to, as
+`train.py` does (`tcp_tf/onednn.py`), and so do the training cases here. The figures of that CPU below are from before
+it did.
+
 `generator_part` and `discriminator_part` are one side's gradients and optimizer step alone; `training_step` is the
 whole step with the lazy terms (R1, code consistency, content alignment) by their share of the steps. It makes the
 pictures once for both sides. `session/masked_blend` is the exported SavedModel in a Session, which is how TensorFlow

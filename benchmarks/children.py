@@ -62,7 +62,7 @@ def run(request: Request, tuned: bool, environment: Optional[Mapping[str, str]] 
     variables.update(SETTINGS if tuned and sys.platform.startswith("linux") else {})
     variables.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if request.case in TRAINING:
-        variables.setdefault(onednn.VARIABLE, "1")  # as `train.py` has it
+        onednn.prefer(variables)  # as `train.py` does
     variables.update(environment or {})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.children", json.dumps(asdict(request))],

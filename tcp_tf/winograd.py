@@ -108,9 +108,12 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
         rows, columns = _tiles(height), _tiles(width)
         products = tf.matmul(_inputs(maps, padding, rows, columns), factors, transpose_b=transposed)  # 36 tiles Cout
         results = tf.matmul(tf.constant(OUTPUTS, maps.dtype), tf.reshape(products, [REACH * REACH, -1]))
-        tiled = tf.reshape(results, [TILE, TILE, -1, rows, columns, filters])
-        whole = tf.reshape(tf.transpose(tiled, [2, 3, 0, 4, 1, 5]), [-1, TILE * rows, TILE * columns, filters])
-        return whole[:, :height, :width]
+        pixels = tf.reshape(results, [-1, filters])  # 4 4 tiles
+        lines, places = tf.range(height), tf.range(width)
+        tiles = (lines // TILE)[:, None] * columns + places // TILE  # H W
+        inside = (lines % TILE)[:, None] * TILE + places % TILE
+        first = rows * columns * tf.range(_batch(maps))  # tile of each picture
+        return tf.gather(pixels, first[:, None, None] + tiles + inside * _odd(_batch(maps) * rows * columns))
 
     if maps.shape[:3].num_elements() is None:
         return _in_turn_by_loop(convolved, maps, filters)
@@ -160,13 +163,15 @@ def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Te
 
     def factors(maps: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         rows, columns = (_tiles(side) for side in ops.spatial_shape(gradient))
-        whole = _pad(gradient, 0, TILE * rows, TILE * columns)
-        tiled = tf.transpose(tf.reshape(whole, [-1, rows, TILE, columns, TILE, filters]), [2, 4, 0, 1, 3, 5])
+        whole = tf.reshape(_pad(gradient, 0, TILE * rows, TILE * columns), [-1, filters])
+        tiled = tf.gather(whole, _tiled(TILE, _batch(maps), rows, columns))  # 16 tiles Cout
         products = tf.matmul(tf.constant(OUTPUTS, maps.dtype), tf.reshape(tiled, [TILE * TILE, -1]), transpose_a=True)
         products = tf.reshape(products, [REACH * REACH, -1, filters])
+        tiles = _batch(maps) * rows * columns
         both = zip(tf.unstack(_inputs(maps, padding, rows, columns)), tf.unstack(products))
         # One by one: TensorFlow's product of many has another kernel, a quarter slower with a factor transposed.
-        return tf.cast(tf.stack([tf.matmul(*factors, transpose_a=True) for factors in both]), tf.float32)  # 36 Cin Cout
+        each = [tf.matmul(left[:tiles], right[:tiles], transpose_a=True) for left, right in both]
+        return tf.cast(tf.stack(each), tf.float32)  # 36 Cin Cout
 
     parts = tf.add_n(_in_turn(factors, maps, gradient))
     kernel = tf.matmul(KERNEL, tf.reshape(parts, [REACH * REACH, -1]), transpose_a=True)
@@ -211,19 +216,42 @@ def _tiles(side: ops.Side) -> ops.Side:
 
 
 def _inputs(maps: tf.Tensor, padding: int, rows: ops.Side, columns: ops.Side) -> tf.Tensor:
-    """What the tiles of inputs are mapped to: `[36, N rows columns, Cin]`."""
+    """What the tiles of inputs are mapped to: `[36, _odd(N rows columns), Cin]`."""
     channels = maps.shape[3]
-    batch = tf.shape(maps)[0] if maps.shape[0] is None else maps.shape[0]
     height, width = TILE * rows + TAPS - 1, TILE * columns + TAPS - 1
-    padded = _pad(maps, padding, height, width)
-    inside = tf.range(REACH)
-    lines = inside[:, None] + TILE * tf.range(rows)  # 6 rows
-    places = inside[:, None] + TILE * tf.range(columns)  # 6 columns
-    lines = lines[:, None, :] + height * tf.range(batch)[:, None]  # 6 N rows
-    index = width * lines[:, None, :, :, None] + places[:, None, None, :]  # 6 6 N rows columns
-    tiles = tf.gather(tf.reshape(padded, [-1, channels]), tf.reshape(index, [-1]))
+    padded = tf.reshape(_pad(maps, padding, height, width), [-1, channels])
+    tiles = tf.gather(padded, _tiled(REACH, _batch(maps), rows, columns))
     mapped = tf.matmul(tf.constant(INPUTS, maps.dtype), tf.reshape(tiles, [REACH * REACH, -1]))
     return tf.reshape(mapped, [REACH * REACH, -1, channels])
+
+
+def _tiled(reach: int, batch: ops.Side, rows: ops.Side, columns: ops.Side) -> tf.Tensor:
+    """Where the tiles' pixels are in maps that these just fill: `[reach^2, _odd(N rows columns)]`.
+
+    In the tile that makes the number odd, all are the first pixel.
+    """
+    inside = tf.range(reach)
+    height, width = TILE * rows + reach - TILE, TILE * columns + reach - TILE
+    lines = inside[:, None] + TILE * tf.range(rows)  # reach rows
+    places = inside[:, None] + TILE * tf.range(columns)  # reach columns
+    lines = lines[:, None, :] + height * tf.range(batch)[:, None]  # reach N rows
+    index = width * lines[:, None, :, :, None] + places[:, None, None, :]  # reach reach N rows columns
+    tiles = batch * rows * columns
+    return tf.pad(tf.reshape(index, [reach**2, tiles]), [[0, 0], [0, _odd(tiles) - tiles]])
+
+
+def _batch(maps: tf.Tensor) -> ops.Side:
+    return tf.shape(maps)[0] if maps.shape[0] is None else maps.shape[0]
+
+
+def _odd(tiles: ops.Side) -> ops.Side:
+    """As many tiles, or one more that stands for nothing, unless there are none: what is mapped is `[36, odd Cin]`.
+
+    Channels and tiles are powers of two, mostly. So would be the distance of its lines in memory, and lines that far
+    apart drive each other out of a CPU's caches.
+    """
+    some = min(tiles, 1) if isinstance(tiles, int) else tf.minimum(tiles, 1)
+    return tiles + some * (1 - tiles % 2)
 
 
 def _pad(maps: tf.Tensor, before: int, height: ops.Side, width: ops.Side) -> tf.Tensor:

@@ -253,9 +253,11 @@ class ModulatedConv(WithKernel):
 
     def _convolved(self, maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.up:
-            height, width = (2 * side + kernel.shape[0] - 2 for side in ops.spatial_shape(maps))
+            # To even sides, oneDNN's transposed convolution takes up to 40 % less time than to odd ones. The last line
+            # and column are zeros then, which the filter need not add.
+            height, width = (2 * side + kernel.shape[0] - 1 for side in ops.spatial_shape(maps))
             up = gradients.conv_up if self.trainable else ops.conv_up
-            return blurred(up(maps, kernel, height, width), [1, 3, 3, 1], (1, 1), self.trainable, gain=4.0)
+            return blurred(up(maps, kernel, height, width), [1, 3, 3, 1], (1, 0), self.trainable, gain=4.0)
         return convolve(maps, kernel, self.padding, self.trainable)
 
 

@@ -11,6 +11,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tcp_tf import target
 from tcp_tf.layers import BRANCH_GAIN, Conv, Dense, attach, blurred, forgetful
 
 TAPS = (1, 3, 3, 1)
@@ -22,10 +23,11 @@ class CriticBlock(keras.layers.Layer):
     def __init__(self, inputs: int, outputs: int, *, down: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.down = down
-        self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), signs_only=down, name="conv1")
+        signs_only = target.gpu()  # on a CPU, where lots bound what is kept, signs cost more time than they save memory
+        self.conv1 = Conv(inputs, inputs, 3, padding=(1, 1), signs_only=signs_only and down, name="conv1")
         stride, padding = (2, (0, 0)) if down else (1, (1, 1))
         self.conv2 = Conv(
-            inputs, outputs, 3, stride=stride, padding=padding, gain=BRANCH_GAIN, signs_only=True, name="conv2"
+            inputs, outputs, 3, stride=stride, padding=padding, gain=BRANCH_GAIN, signs_only=signs_only, name="conv2"
         )
         self.skip = Conv(inputs, outputs, 1, bias=False, activate=False, gain=BRANCH_GAIN, name="skip")
         self.built = True
@@ -33,7 +35,9 @@ class CriticBlock(keras.layers.Layer):
     def call(self, images: tf.Tensor) -> tf.Tensor:
         maps, skip = self.conv1(images), images
         if self.down:
-            maps = blurred(maps, TAPS, (2, 2), self.trainable)  # N H+1 W+1 inputs
+            # N H+2 W+2 inputs, of which conv2 does not read the last line and column: as in `ModulatedConv`, for the
+            # sake of the gradient, which is a transposed convolution.
+            maps = blurred(maps, TAPS, (2, 3), self.trainable)
             skip = blurred(images, TAPS, (1, 1), self.trainable, stride=2)  # N H/2 W/2 inputs
         return self.conv2(maps) + self.skip(skip)
 

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layers": {"gradients", "ops", "winograd"},
     "encoder": {"ops", "layers"},
     "generator": {"ops", "layers"},
-    "discriminators": {"ops", "layers"},
+    "discriminators": {"ops", "layers", "target"},
     "masks": {"ops"},
     "blending": {"ops", "layers", "encoder", "generator"},
     # an encoder and a generator at work: all that is left of the model when it is trained

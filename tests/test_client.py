@@ -262,6 +262,7 @@ def test_a_png_of_30000_px_takes_no_memory(server: Address, client: Client) -> N
     assert memory(server.pid, "VmHWM") - before < 200 << 20, "decoded it would be 2700 MB"
 
 
+@pytest.mark.one_stack
 def test_sizes_that_meet_in_a_batch_and_bad_neighbours_are_tried_again(
     server: Address, clients: dict[str, Client], in_process: Callable[[str, Arrays], Arrays]
 ) -> None:

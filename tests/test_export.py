@@ -504,6 +504,7 @@ def exported_weights(directory: Path) -> list[np.ndarray]:
     return weights(exported.load_autoencoder(directory)[0])
 
 
+@pytest.mark.one_stack
 def test_networks_of_an_older_export_are_refused(tiny_run: Path, tmp_path: Path) -> None:
     """Its kernels were those that are trained."""
     trained, config = load_autoencoder(tiny_run)

@@ -456,6 +456,7 @@ def test_an_absurd_learning_rate_stops_the_run(runs: Runs) -> None:
 
 
 @pytest.mark.slow(60)
+@pytest.mark.one_stack
 def test_kills_damage_and_a_full_disk_change_not_one_bit(runs: Runs, arguments: list, tmp_path: Path) -> None:
     """Checkpoints after every step, so that kills fall into their writing.
 

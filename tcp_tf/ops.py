@@ -159,6 +159,11 @@ def resize_bilinear(images: tf.Tensor, height: Side, width: Side) -> tf.Tensor:
     return tf.cast(tf.image.resize(images, [height, width], method="bilinear"), images.dtype)
 
 
+def batch_size(images: tf.Tensor) -> Side:
+    """Length of the first axis: a Python number where it is known, a scalar tensor elsewhere."""
+    return tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
+
+
 def spatial_shape(images: tf.Tensor) -> tuple[Side, Side]:
     """Height and width of `[N, H, W, C]`: Python numbers where they are known, scalar tensors elsewhere."""
     dynamic = tf.shape(images)
@@ -214,8 +219,9 @@ def conv_up(images: tf.Tensor, kernel: tf.Tensor, height: Side, width: Side) -> 
     """
     if small_for(images, kernel.shape):
         return overlapped(images, kernel, height, width, stride=2)
-    batch = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
-    return tf.nn.conv2d_transpose(images, kernel, [batch, height, width, kernel.shape[2]], strides=2, padding="VALID")
+    return tf.nn.conv2d_transpose(
+        images, kernel, [batch_size(images), height, width, kernel.shape[2]], strides=2, padding="VALID"
+    )
 
 
 def small_for(maps: tf.Tensor, kernel: Sequence[int]) -> bool:
@@ -293,7 +299,7 @@ def swap_pairs(codes: tf.Tensor) -> tf.Tensor:
     """
     if codes.shape[0] is not None and codes.shape[0] % 2:
         raise ValueError(f"batch per replica must be even to swap pairs, got {codes.shape[0]}")
-    batch = tf.shape(codes)[0] if codes.shape[0] is None else codes.shape[0]
+    batch = batch_size(codes)
     rest = codes.shape[1:].as_list()
     return tf.reshape(tf.reverse(tf.reshape(codes, [batch // 2, 2, *rest]), axis=[1]), [batch, *rest])
 

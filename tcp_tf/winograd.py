@@ -112,8 +112,8 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
         lines, places = tf.range(height), tf.range(width)
         tiles = (lines // TILE)[:, None] * columns + places // TILE  # H W
         inside = (lines % TILE)[:, None] * TILE + places % TILE
-        first = rows * columns * tf.range(_batch(maps))  # tile of each picture
-        return tf.gather(pixels, first[:, None, None] + tiles + inside * _odd(_batch(maps) * rows * columns))
+        first = rows * columns * tf.range(ops.batch_size(maps))  # tile of each picture
+        return tf.gather(pixels, first[:, None, None] + tiles + inside * _odd(ops.batch_size(maps) * rows * columns))
 
     if maps.shape[:3].num_elements() is None:
         return _in_turn_by_loop(convolved, maps, filters)
@@ -164,10 +164,10 @@ def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Te
     def factors(maps: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         rows, columns = (_tiles(side) for side in ops.spatial_shape(gradient))
         whole = tf.reshape(_pad(gradient, 0, TILE * rows, TILE * columns), [-1, filters])
-        tiled = tf.gather(whole, _tiled(TILE, _batch(maps), rows, columns))  # 16 tiles Cout
+        tiled = tf.gather(whole, _tiled(TILE, ops.batch_size(maps), rows, columns))  # 16 tiles Cout
         products = tf.matmul(tf.constant(OUTPUTS, maps.dtype), tf.reshape(tiled, [TILE * TILE, -1]), transpose_a=True)
         products = tf.reshape(products, [REACH * REACH, -1, filters])
-        tiles = _batch(maps) * rows * columns
+        tiles = ops.batch_size(maps) * rows * columns
         both = zip(tf.unstack(_inputs(maps, padding, rows, columns)), tf.unstack(products))
         # One by one: TensorFlow's product of many has another kernel, a quarter slower with a factor transposed.
         each = [tf.matmul(left[:tiles], right[:tiles], transpose_a=True) for left, right in both]
@@ -220,7 +220,7 @@ def _inputs(maps: tf.Tensor, padding: int, rows: ops.Side, columns: ops.Side) ->
     channels = maps.shape[3]
     height, width = TILE * rows + TAPS - 1, TILE * columns + TAPS - 1
     padded = tf.reshape(_pad(maps, padding, height, width), [-1, channels])
-    tiles = tf.gather(padded, _tiled(REACH, _batch(maps), rows, columns))
+    tiles = tf.gather(padded, _tiled(REACH, ops.batch_size(maps), rows, columns))
     mapped = tf.matmul(tf.constant(INPUTS, maps.dtype), tf.reshape(tiles, [REACH * REACH, -1]))
     return tf.reshape(mapped, [REACH * REACH, -1, channels])
 
@@ -238,10 +238,6 @@ def _tiled(reach: int, batch: ops.Side, rows: ops.Side, columns: ops.Side) -> tf
     index = width * lines[:, None, :, :, None] + places[:, None, None, :]  # reach reach N rows columns
     tiles = batch * rows * columns
     return tf.pad(tf.reshape(index, [reach**2, tiles]), [[0, 0], [0, _odd(tiles) - tiles]])
-
-
-def _batch(maps: tf.Tensor) -> ops.Side:
-    return tf.shape(maps)[0] if maps.shape[0] is None else maps.shape[0]
 
 
 def _odd(tiles: ops.Side) -> ops.Side:

@@ -32,6 +32,7 @@ CHANNELS_FROM = 128  # with fewer, the maps cost more than the multiplications s
 GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient: there TensorFlow's own is slower than its convolution
 TILES_CHANNELS_FROM, TILES_GRADIENT_CHANNELS_FROM = 256, 128  # both of bfloat16 where tiles of it are multiplied
 POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
+TRANSPOSED_TO = 128  # filters; oneDNN's product with a factor of so few columns takes a quarter longer than by its rows
 PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
 
 
@@ -99,8 +100,11 @@ def conv(maps: tf.Tensor, kernel: tf.Tensor, padding: int, transposed: bool = Fa
         `[N, H + 2 padding - 2, W + 2 padding - 2, Cout]`.
     """
     filters = kernel.shape[2 if transposed else 3]
+    matrix = KERNEL[:, ::-1] if transposed else KERNEL
     with tf.control_dependencies([maps]):  # not all kernels at the start of a step
-        factors = _mapped_kernel(KERNEL[:, ::-1] if transposed else KERNEL, tf.reshape(kernel, [TAPS * TAPS, -1]))
+        if not transposed and filters <= TRANSPOSED_TO and maps.dtype == tf.float32:
+            kernel, transposed = tf.transpose(kernel, [0, 1, 3, 2]), True
+        factors = _mapped_kernel(matrix, tf.reshape(kernel, [TAPS * TAPS, -1]))
     factors = tf.reshape(factors, [REACH * REACH, *kernel.shape[2:]])
 
     def convolved(maps: tf.Tensor) -> tf.Tensor:

@@ -213,7 +213,8 @@ class ModulatedConv(WithKernel):
     """Convolution whose input channels are scaled by the style, as an ordinary convolution of the scaled input.
 
     With `demodulate`, the factors have unit mean square and every filter unit norm (`ops.demodulated`). With `up`, a
-    transposed convolution of stride 2 and the [1, 3, 3, 1] filter double the resolution.
+    transposed convolution of stride 2 and the [1, 3, 3, 1] filter double the resolution. A network that is only asked
+    scales the kernel instead of a single picture's maps, where it has fewer numbers.
     `[N, H, W, inputs]` -> `[N, H, W, filters]`, or `[N, 2H, 2W, filters]` with `up`.
     """
 
@@ -249,6 +250,11 @@ class ModulatedConv(WithKernel):
         factors, kernel = self.modulation(style, maps), self.used_kernel()
         if self.trainable:
             return gradients.remade(gradients.scaled, self._convolved, maps, factors, kernel=kernel)
+        if factors.shape[1:3] == (1, 1):
+            if factors.shape[0] == 1 and kernel.shape.num_elements() < (maps.shape.num_elements() or 0):
+                return self._convolved(maps, kernel * (factors if self.up else tf.reshape(factors, [1, 1, -1, 1])))
+            if kernel.shape[:2] == (1, 1):
+                return ops.conv1x1_each(maps, kernel[0, 0] * factors[:, 0, 0, :, None])
         return self._convolved(maps * factors, kernel)
 
     def _convolved(self, maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -287,10 +293,13 @@ class StyledConv(keras.layers.Layer):
         self.built = True
 
     def call(self, maps: tf.Tensor, style: Style, noise: Optional[tf.Tensor] = None) -> tf.Tensor:
-        maps = self.conv(maps, style)
+        maps, bias = self.conv(maps, style), self.bias
         if noise is not None:
-            maps += noise * (tf.convert_to_tensor(self.noise_strength) * self.output_gain)
-        return bias_and_activate(maps, self.bias, self.output_gain, True, self.trainable, signs_only=self.signs_only)
+            noise = noise * (tf.convert_to_tensor(self.noise_strength) * self.output_gain)
+            if not self.trainable and noise.shape[0] == 1 != maps.shape[0]:  # one pass over all pictures for both
+                noise, bias = noise + tf.convert_to_tensor(bias) * self.output_gain, None
+            maps += noise
+        return bias_and_activate(maps, bias, self.output_gain, True, self.trainable, signs_only=self.signs_only)
 
 
 def reflected(maps: tf.Tensor, padding: ops.Padding, trained: bool) -> tf.Tensor:

@@ -207,6 +207,20 @@ def conv_down(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.reshape(product, [-1, rows, columns, filters])
 
 
+def conv1x1_each(images: tf.Tensor, kernels: tf.Tensor) -> tf.Tensor:
+    """Convolution of 1x1 with a kernel of its own for each picture, or one for all.
+
+    Args:
+        images: `[N, H, W, Cin]`.
+        kernels: `[N, Cin, Cout]` or `[1, Cin, Cout]`.
+    Returns:
+        `[N, H, W, Cout]`.
+    """
+    height, width = spatial_shape(images)
+    pixels = tf.reshape(images, [-1, height * width, images.shape[3]])
+    return tf.reshape(tf.matmul(pixels, kernels), [-1, height, width, kernels.shape[2]])
+
+
 def conv_up(images: tf.Tensor, kernel: tf.Tensor, height: Side, width: Side) -> tf.Tensor:
     """Transposed convolution of stride 2.
 

@@ -260,3 +260,20 @@ def test_a_large_kernel_is_applied_to_scaled_maps(monkeypatch: pytest.MonkeyPatc
     plain = layer(images)
     monkeypatch.setattr(ops, "LARGE", 0)
     np.testing.assert_allclose(layer(images), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "known"), [(1, True), (3, True), (1, False), (3, False)])
+def test_a_generator_that_is_only_asked(batch: int, known: bool) -> None:
+    """It scales kernels instead of maps, and adds noise that all pictures share together with the bias."""
+    generator = Generator(**NARROW, max_channels=8, upsamples=2)
+    enliven(generator)
+    shared = generator.draw_noise(1, 32, 32, tf.constant([1, 2]))
+    content, styles = noise(batch, 8, 8, 4), noise(batch, 16, seed=1)
+    trained = generator(content, styles, shared)
+    generator.trainable = False
+    asked = tf.function(lambda content, styles: generator(content, styles, shared), autograph=False)
+    first = batch if known else None
+    graph = asked.get_concrete_function(tf.TensorSpec([first, 8, 8, 4]), tf.TensorSpec([first, 16]))
+    assert relative_difference(graph(content, styles), trained) < 1e-5
+    wide = [op for op in graph.graph.get_operations() if op.type == "Mul" and op.outputs[0].shape[1:3] == (32, 32)]
+    assert any(op.outputs[0].shape[3] > 1 for op in wide) is not (batch == 1 and known)

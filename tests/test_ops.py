@@ -238,3 +238,11 @@ def test_interpolation_rows_sum_to_one() -> None:
     assert rows.shape == (3, 6, 8)
     np.testing.assert_allclose(tf.reduce_sum(rows, -1), np.ones((3, 6)), atol=1e-6)
     assert np.min(rows) >= 0
+
+
+@pytest.mark.parametrize("kernels", [1, 3])
+def test_kernels_of_1x1_for_each_picture(kernels: int) -> None:
+    draws = np.random.default_rng(0)
+    images, each = (tf.constant(draws.normal(size=shape), tf.float32) for shape in ([3, 5, 4, 6], [kernels, 6, 2]))
+    expected = [tf.nn.conv2d(images[n : n + 1], each[n % kernels][None, None], 1, "VALID")[0] for n in range(3)]
+    np.testing.assert_allclose(ops.conv1x1_each(images, each), tf.stack(expected), atol=1e-5)

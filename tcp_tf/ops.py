@@ -18,6 +18,7 @@ SQRT2 = 2.0**0.5
 EPSILON = 1e-8
 FAST = (tf.float32, tf.bfloat16)  # what products on a CPU are quick at
 LARGE = 2**22  # weights of a kernel: a pass over it counts beside the convolution
+LARGE_FOR_FEW, FEW = 2**20, 2**10  # the same of a convolution to so few places
 WEIGHTS_FROM, SIDE_TO = 2**19, 16  # of a kernel and of the maps that it meets, see `small_for`
 CLUSTER_WIDTH = 0.05  # squared distance of colours at which a cluster's share falls to 1/e
 
@@ -184,7 +185,7 @@ def pyramid(images: tf.Tensor, levels: int) -> list[tf.Tensor]:
 
 
 def conv_down(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Convolution of stride 2 without padding; of a large kernel, on a CPU, one matrix product.
+    """Convolution of stride 2 without padding; of a kernel that is large for the maps, on a CPU, one matrix product.
 
     TensorFlow's convolution brings a kernel into an order of its own at each call, the product reads it as it is.
 
@@ -195,10 +196,11 @@ def conv_down(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         `[N, (H - k) // 2 + 1, (W - k) // 2 + 1, Cout]`.
     """
     size, _, channels, filters = kernel.shape
-    if math.prod(kernel.shape) < LARGE or target.gpu():
-        return tf.nn.conv2d(images, kernel, 2, padding="VALID")
     sides = spatial_shape(images)
     rows, columns = ((side - size) // 2 + 1 for side in sides)
+    few = None not in images.shape[:3] and images.shape[0] * rows * columns <= FEW
+    if math.prod(kernel.shape) < (LARGE_FOR_FEW if few else LARGE) or target.gpu():
+        return tf.nn.conv2d(images, kernel, 2, padding="VALID")
     lines = (2 * tf.range(rows)[:, None] + tf.range(size))[:, None, :, None]
     places = (2 * tf.range(columns)[:, None] + tf.range(size))[None, :, None, :]
     pixels = tf.reshape(images, [-1, sides[0] * sides[1], channels])

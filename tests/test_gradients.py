@@ -260,6 +260,18 @@ def test_a_large_strided_kernel_is_read_as_it_is(least: int, products: int, monk
     np.testing.assert_allclose(graph(maps, kernel), tf.nn.conv2d(maps, kernel, 2, "VALID"), atol=1e-5)
 
 
+@pytest.mark.parametrize(("few", "products"), [(2 * 4 * 3, 1), (2 * 4 * 3 - 1, 0)])
+def test_a_strided_kernel_that_is_large_for_few_places(
+    few: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "LARGE_FOR_FEW", 3 * 3 * 4 * 5)
+    monkeypatch.setattr(ops, "FEW", few)
+    maps, kernel = draw(2, 9, 8, 4), draw(3, 3, 4, 5)
+    graph = tf.function(ops.conv_down, autograph=False).get_concrete_function(maps, kernel)
+    assert sum(op.type == "MatMul" for op in graph.graph.get_operations()) == products
+    np.testing.assert_allclose(graph(maps, kernel), tf.nn.conv2d(maps, kernel, 2, "VALID"), atol=1e-5)
+
+
 @pytest.mark.parametrize(("channels", "products"), [(gradients.MATRIX_PRODUCTS_FROM, 3), (8, 0)])
 def test_wide_maps_take_matrix_products(channels: int, products: int) -> None:
     inputs = tf.TensorSpec([2, 9, 9, channels]), tf.TensorSpec([2, 4, 4, 5])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -151,12 +151,21 @@ def test_upsampling(dtype: tf.DType) -> None:
 
 
 @pytest.mark.parametrize("padding", [(1, 1), (2, 1), (0, 3)])
-def test_reflect(padding: tuple[int, int]) -> None:
-    images = draw(2, 5, 6, 3)
+@pytest.mark.parametrize(("height", "folded_to", "folded"), [(5, 180, True), (5, 179, False), (4, 180, None)])
+def test_reflect(
+    height: int, folded_to: int, folded: Optional[bool], padding: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five lines the edges can be folded back by slices, of four not with every padding."""
+    monkeypatch.setattr(gradients, "FOLDED_TO", folded_to)
+    images = draw(2, height, 6, 3)
     assert_same(
         derivatives(lambda x: gradients.reflect(x, padding), images),
         derivatives(lambda x: ops.pad(x, padding, "REFLECT"), images),
     )
+    sides = [2, height + sum(padding), 6 + sum(padding), 3]
+    graph, _ = traced_gradient(lambda x: gradients.reflect(x, padding), sides, [2, height, 6, 3])
+    padded = any(op.type == "MirrorPadGrad" for op in graph.get_operations())
+    assert padded is not (sum(padding) == 2 if folded is None else folded)
 
 
 def test_upsampling_is_differentiated_to_any_order() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Callable
-
 import tensorflow as tf
 
 from tcp_tf import losses, ops, target
@@ -13,6 +11,7 @@ from tcp_tf.gradients import of_maps_alone
 from tcp_tf.objective import R1_TERMS, Objective, gradients_or_zeros
 from tcp_tf.parts import Terms, plus_sums_over_parts, zeros
 
+REAL = "d/gan_real"  # the term of real pictures
 # Numbers of a discriminator's widest maps, at most, that it keeps at a time on a CPU. With half of that a step takes
 # some 5 % longer, since each lot makes its kernels anew; with more it is no faster.
 LOT = {"float32": 2**24, "bfloat16": 2**25}
@@ -65,9 +64,14 @@ class Critics:
         return self.discriminator.trainable_variables + self.patch_discriminator.trainable_variables
 
     def judge_real(self, images: tf.Tensor) -> tuple[Terms, list[tf.Tensor]]:
-        """The image discriminator's term of real pictures, and its gradients of that discriminator's variables."""
-        gradients, (logits,) = self._judge_pictures([], images, {"d/gan_real": images.shape[0]}, losses.judged_real)
-        return {"d/gan_real": losses.judged_real(logits)}, gradients
+        """The image discriminator's term of real pictures, and its gradients of that discriminator's variables.
+
+        Neither where they are judged together with the generated ones, see `together`.
+        """
+        if self.together(images.shape[0]):
+            return {}, []
+        gradients, (logits,) = self._judge_pictures([], images, {REAL: images.shape[0]})
+        return {REAL: losses.judged_real(logits)}, gradients
 
     def judge_generated(
         self, images: tf.Tensor, fakes: list[tf.Tensor], boxes: tf.Tensor, real_gradients: list[tf.Tensor]
@@ -89,14 +93,16 @@ class Critics:
             `fakes`; the terms by name, of which those without a weight say nothing.
         """
         *pictures, crops = fakes
-        sizes = [each.shape[0] for each in pictures]
-        counts = dict(zip(("d/gan_rec", "d/gan_swap"), sizes))
+        counts = dict(zip(("d/gan_rec", "d/gan_swap"), (each.shape[0] for each in pictures)))
+        if self.together(images.shape[0]):
+            pictures, counts = [images, *pictures], {REAL: images.shape[0], **counts}
+        sizes = list(counts.values())
         gradients, (logits, pull) = self._judge_pictures(
-            real_gradients, tf.concat(pictures, axis=0), counts, losses.judged_fake, pulled=True
+            real_gradients, tf.concat(pictures, axis=0), counts, pulled=True
         )
         images, boxes, crops = ops.after([*gradients, pull], images, boxes, crops)
         patch_gradients, (patch_real, patch_fake, patch_pull) = self._judge_crops(images, boxes, crops)
-        rec, swap = tf.split(logits, sizes)
+        *real, rec, swap = tf.split(logits, sizes)
         terms = {
             "g/gan_rec": losses.judged_real(rec),
             "g/gan_swap": losses.judged_real(swap),
@@ -106,25 +112,29 @@ class Critics:
             "dp/real": losses.judged_real(patch_real),
             "dp/fake": losses.judged_fake(patch_fake),
         }
+        if real:
+            terms[REAL] = losses.judged_real(*real)
         pairs = [("g/gan_rec", "d/gan_rec"), ("g/gan_swap", "d/gan_swap"), ("g/patch_gan", "dp/fake")]
-        every = zip([*tf.split(pull, sizes), patch_pull], pairs, [rec, swap, patch_fake])
+        every = zip([*tf.split(pull, sizes)[-2:], patch_pull], pairs, [rec, swap, patch_fake])
         pulls = [pull * self._turn(*pair, values) for pull, pair, values in every]
         return [*gradients, *patch_gradients], pulls, terms
 
+    def together(self, examples: int) -> bool:
+        """Whether the image discriminator works on so many real pictures and on those made of them at the same time.
+
+        On a CPU, where that is one lot: small networks take less time for it.
+        """
+        generated = examples // 2 + examples
+        return not (target.gpu() or target.xla()) and self.picture_lots(examples + generated) == 1
+
     def _judge_pictures(
-        self,
-        start: list[tf.Tensor],
-        pictures: tf.Tensor,
-        counts: dict[str, int],
-        judge: Callable[[tf.Tensor], tf.Tensor],
-        pulled: bool = False,
+        self, start: list[tf.Tensor], pictures: tf.Tensor, counts: dict[str, int], pulled: bool = False
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The gradients of the image discriminator's variables, then its logits, `[N]`.
 
         Args:
             start: what the gradients are added to; empty for nothing.
             pictures: `[N, R, R, 3]`, as many of each term as `counts` says, one term after the other.
-            judge: makes the terms' values of logits.
             pulled: after the logits come gradients of the pictures.
         """
         variables, (examples, *_) = self.discriminator.trainable_variables, pictures.shape
@@ -134,7 +144,7 @@ class Critics:
             with tf.GradientTape() as tape:
                 tape.watch(given)
                 logits = self.discriminator(part["pictures"])
-                objective = tf.reduce_sum(part["shares"] * judge(logits))
+                objective = tf.reduce_sum(part["shares"] * losses.judged_fake(part["signs"] * logits))
             gradients = gradients_or_zeros(tape, objective, [*variables, *given])
             return gradients[: len(variables)], [logits, *gradients[len(variables) :]]
 
@@ -144,7 +154,9 @@ class Critics:
         count = self.picture_lots(examples)
         if count > 1 and not start:
             start = zeros(variables, self.step)
-        batch = {"pictures": pictures, "shares": self.objective.shares(counts)}
+        # A real picture is judged as a generated one with the opposite logit would be.
+        signs = [-1.0 if name == REAL else 1.0 for name, many in counts.items() for _ in range(many)]
+        batch = {"pictures": pictures, "shares": self.objective.shares(counts), "signs": tf.constant(signs)}
         return plus_sums_over_parts(start, count, compute, batch, like)
 
     def _judge_crops(

@@ -372,9 +372,9 @@ def activation_bytes(config: Config, model: TCP) -> int:
 
     Each residual block counts as 4 maps of its larger side's size (its input, a filtered copy, the signs of both
     convolutions' results, and what comes and goes meanwhile), for the encoder on N pictures, the generator on 1.5 N and
-    one of the discriminators at a time, on one lot (`critics.lots`) of 1.5 N pictures or 3 N K crops; N are those of
-    one part of `train.accumulate`, and each part of `train.concurrent` has a lot of its own. With `train.recompute` a
-    block keeps its input, and the largest one's 7 maps come and go.
+    one of the discriminators at a time, on one lot (`critics.lots`) of 1.5 N pictures, 2.5 N where the real ones are
+    among them, or 3 N K crops; N are those of one part of `train.accumulate`, and each part of `train.concurrent` has a
+    lot of its own. With `train.recompute` a block keeps its input, and the largest one's 7 maps come and go.
     """
     batch = config.data.batch_size / config.train.accumulate
     side, patch = config.data.resolution, config.model.patch_size
@@ -385,7 +385,8 @@ def activation_bytes(config: Config, model: TCP) -> int:
     encoder = maps(batch, side, model.encoder.widths[: config.model.downsamples + 1])
     generator = maps(1.5 * batch, side, model.generator.widths[::-1])
     critics, part = model.critics, batch / model.concurrent
-    pictures = maps(1.5 * batch / critics.picture_lots(int(1.5 * part)), side, model.discriminator.widths)
+    judged = 2.5 if critics.together(int(part)) else 1.5
+    pictures = maps(judged * batch / critics.picture_lots(int(judged * part)), side, model.discriminator.widths)
     crops_at_once = 3 * batch / critics.crop_lots(int(part)) * config.patches.crops
     crops = maps(crops_at_once, patch, model.patch_discriminator.widths)
     together = sum(encoder) + sum(generator) + max(sum(pictures), sum(crops))

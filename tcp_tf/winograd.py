@@ -33,6 +33,7 @@ GRADIENT_CHANNELS_FROM = 48  # the same of a kernel's gradient: there TensorFlow
 TILES_CHANNELS_FROM, TILES_GRADIENT_CHANNELS_FROM = 256, 128  # both of bfloat16 where tiles of it are multiplied
 POSITIONS_FROM = 1024  # N H W; with fewer, the kernel's map does
 TRANSPOSED_TO = 128  # filters; oneDNN's product with a factor of so few columns takes a quarter longer than by its rows
+TOGETHER_TO = 128  # tiles; a kernel's gradient from so few takes less time as one product of many, in bfloat16 always
 PART = 2**23  # numbers of the maps, at most, whose tiles are in memory at a time
 
 
@@ -171,8 +172,11 @@ def kernel_gradient(maps: tf.Tensor, gradient: tf.Tensor, padding: int) -> tf.Te
         tiled = tf.gather(whole, _tiled(TILE, ops.batch_size(maps), rows, columns))  # 16 tiles Cout
         products = tf.matmul(tf.constant(OUTPUTS, maps.dtype), tf.reshape(tiled, [TILE * TILE, -1]), transpose_a=True)
         products = tf.reshape(products, [REACH * REACH, -1, filters])
-        tiles = ops.batch_size(maps) * rows * columns
-        both = zip(tf.unstack(_inputs(maps, padding, rows, columns)), tf.unstack(products))
+        inputs, tiles = _inputs(maps, padding, rows, columns), ops.batch_size(maps) * rows * columns
+        if padding and (maps.dtype == tf.bfloat16 or isinstance(tiles, int) and tiles <= TOGETHER_TO):
+            # The tile that made their number odd is all padding on one side, and adds nothing.
+            return tf.cast(tf.matmul(inputs, products, transpose_a=True), tf.float32)
+        both = zip(tf.unstack(inputs), tf.unstack(products))
         # One by one: TensorFlow's product of many has another kernel, a quarter slower with a factor transposed.
         each = [tf.matmul(left[:tiles], right[:tiles], transpose_a=True) for left, right in both]
         return tf.cast(tf.stack(each), tf.float32)  # 36 Cin Cout

@@ -91,6 +91,23 @@ def test_no_gradient_goes_through_the_maps_of_tiles() -> None:
     assert sum(op.type == "GatherV2" for op in operations) >= 2  # tiles of the maps and of the gradient
 
 
+@pytest.mark.parametrize(("most", "padding", "products"), [(8, 1, 1), (8, 2, 1), (7, 1, 36), (8, 0, 36)])
+def test_a_kernel_gradient_of_few_tiles_is_one_product(
+    most: int, padding: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8 tiles, an even number, so that a ninth is made, which must not count."""
+    monkeypatch.setattr(winograd, "TOGETHER_TO", most)
+    maps, pulls = draw(2, 10 - 2 * padding, 9 - 2 * padding, 3), draw(2, 8, 7, 4, seed=1)
+    graph = tf.function(winograd.kernel_gradient).get_concrete_function(maps, pulls, padding)
+    matmuls = [op.type for op in graph.graph.get_operations() if "MatMul" in op.type]
+    assert len(matmuls) == products + 3 and matmuls.count("BatchMatMulV2") == int(products == 1)  # and three maps
+    kernel = tf.Variable(tf.zeros([3, 3, 3, 4]))
+    with tf.GradientTape() as tape:
+        padded = tf.pad(maps, [[0, 0], [padding] * 2, [padding] * 2, [0, 0]])
+        total = tf.reduce_sum(tf.nn.conv2d(padded, kernel, 1, "VALID") * pulls)
+    assert_same([graph(maps, pulls)], [tape.gradient(total, kernel)])
+
+
 @pytest.mark.usefixtures("everywhere")
 def test_parts_of_a_batch_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, kernel = draw(5, 8, 8, 3), draw(3, 3, 3, 4)

@@ -8,10 +8,9 @@ from tcp_tf import losses, ops, target
 from tcp_tf.config import Config
 from tcp_tf.discriminators import Discriminator, PatchDiscriminator
 from tcp_tf.gradients import of_maps_alone
-from tcp_tf.objective import R1_TERMS, Objective, gradients_or_zeros
+from tcp_tf.objective import R1_TERMS, REAL, Objective, gradients_or_zeros
 from tcp_tf.parts import Terms, plus_sums_over_parts, zeros
 
-REAL = "d/gan_real"  # the term of real pictures
 # Numbers of a discriminator's widest maps, at most, that it keeps at a time on a CPU. With half of that a step takes
 # some 5 % longer, since each lot makes its kernels anew; with more it is no faster.
 LOT = {"float32": 2**24, "bfloat16": 2**25}

@@ -15,6 +15,7 @@ from tcp_tf.parts import Terms
 RECONSTRUCTION = "g/l1"
 CONSISTENCY_TERMS = ("g/code_consistency/content", "g/code_consistency/style", "g/content_alignment")
 R1_TERMS = ("d/r1", "dp/r1")
+REAL = "d/gan_real"  # what the image discriminator makes of real pictures
 
 
 class Objective:

@@ -35,17 +35,18 @@ def assert_convolution(maps: tf.Tensor, kernel: tf.Tensor, padding: int) -> None
     expected = derivatives(lambda x, k: plain_conv(x, k, padding), maps, kernel)
     assert_same(derivatives(lambda x, k: gradients.conv(x, k, padding), maps, kernel), expected)
     pulls = draw(*expected[0].shape, seed=1)
-
-    def plain_gradient(maps: tf.Tensor, pulls: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            total = tf.reduce_sum(plain_conv(maps, kernel, padding) * pulls)
-        return tape.gradient(total, kernel)
-
     assert_same(
         derivatives(lambda x, g: gradients.kernel_gradient(x, g, padding, kernel.shape[0]), maps, pulls),
-        derivatives(plain_gradient, maps, pulls),
+        derivatives(lambda x, g: plain_kernel_gradient(x, g, kernel, padding), maps, pulls),
     )
+
+
+def plain_kernel_gradient(maps: tf.Tensor, pulls: tf.Tensor, kernel: tf.Tensor, padding: int) -> tf.Tensor:
+    """TensorFlow's gradient of `sum(pulls * plain_conv(maps, kernel, padding))` with respect to the kernel."""
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        total = tf.reduce_sum(plain_conv(maps, kernel, padding) * pulls)
+    return tape.gradient(total, kernel)
 
 
 def assert_same(ours: list[tf.Tensor], plain: list[tf.Tensor]) -> None:

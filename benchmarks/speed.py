@@ -141,7 +141,7 @@ def cells(result: dict[str, Any], ceiling: dict[str, Any]) -> list[str]:
 def line(row: Sequence[str]) -> str:
     """A row of the table on the terminal."""
     first, *others = row
-    return f"{first:33}" + "".join(f"{cell:>11}" for cell in others)
+    return f"{first:33}" + "".join(f" {cell:>10}" for cell in others)
 
 
 def write(file: Optional[Path], results: dict[str, Any]) -> None:

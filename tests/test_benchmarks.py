@@ -197,7 +197,8 @@ def test_a_child_that_fails_is_one_line() -> None:
 
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "gpus": [], "tensorflow": "2", "keras": "3", "dtype": "float32"}
-RUN = {"config": "c.yaml", "overrides": ["seed=1"], "ceiling": {**MACHINE, "matmul": 2e11, "convolution": 4e11}}
+CEILING: dict[str, Any] = {**MACHINE, "matmul": 2e11, "convolution": 4e11}
+RUN = {"config": "c.yaml", "overrides": ["seed=1"], "ceiling": CEILING}
 
 
 def test_tables_hold_medians_ratios_and_failures(tmp_path: Path) -> None:
@@ -216,6 +217,9 @@ def test_tables_hold_medians_ratios_and_failures(tmp_path: Path) -> None:
     assert "| decode | 8 | 200 ms | 1.0 GiB | 500 ms (2.50 x) | 1.0 GiB | failed |  |" in page
     assert "| training_step | 4 | 500 ms | 10% | 8 | 100 | 200 | 50% | 100% | 2.00 GiB |" in page
     assert "ours 500 ms 2.0 GiB [plain 500 ms]" in compare.line({**step, "sides": {"ours": step}})
+    pipeline = {"case": "data_pipeline/256px", "batch": 16, "median_s": 0.03, "images": 16, "peak_bytes": 2**30}
+    told = speed.line(speed.cells({**pipeline, "images_per_cpu_second": 255}, CEILING))
+    assert " ".join(told.split()) == "data_pipeline/256px 16 30 ms 533 255 images/s per core 1.00 GiB"
     assert "plain 500 ms (100 GFLOP, 100.0%)" in page and "a CPU, 2 cores; TensorFlow 2; `c.yaml`, `seed=1`" in page
 
 

@@ -21,7 +21,7 @@ from tcp_tf import config as configuration
 
 RESOLUTIONS = (64, 128, 256, 512)
 BATCHES = (1, 2, 4, 8, 16, 32)
-TRAINING_BATCHES = (2, 4, 8)
+TRAINING_BATCHES = BATCHES[1:]  # neighbours swap
 REGIONS = (1, 2, 4, 8, 16)
 REPLICAS = (1, 2, 4)
 SWEEPS = ("resolution", "batch", "regions", "replicas")

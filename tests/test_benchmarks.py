@@ -217,10 +217,13 @@ def test_tables_hold_medians_ratios_and_failures(tmp_path: Path) -> None:
     assert "| decode | 8 | 200 ms | 1.0 GiB | 500 ms (2.50 x) | 1.0 GiB | failed |  |" in page
     assert "| training_step | 4 | 500 ms | 10% | 8 | 100 | 200 | 50% | 100% | 2.00 GiB |" in page
     assert "ours 500 ms 2.0 GiB [plain 500 ms]" in compare.line({**step, "sides": {"ours": step}})
+    assert "plain 500 ms (100 GFLOP, 100.0%)" in page and "a CPU, 2 cores; TensorFlow 2; `c.yaml`, `seed=1`" in page
+
+
+def test_a_text_longer_than_its_column_stands_by_itself() -> None:
     pipeline = {"case": "data_pipeline/256px", "batch": 16, "median_s": 0.03, "images": 16, "peak_bytes": 2**30}
     told = speed.line(speed.cells({**pipeline, "images_per_cpu_second": 255}, CEILING))
     assert " ".join(told.split()) == "data_pipeline/256px 16 30 ms 533 255 images/s per core 1.00 GiB"
-    assert "plain 500 ms (100 GFLOP, 100.0%)" in page and "a CPU, 2 cores; TensorFlow 2; `c.yaml`, `seed=1`" in page
 
 
 def test_sweeps_and_their_plots(tmp_path: Path) -> None:

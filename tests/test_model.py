@@ -6,7 +6,7 @@ for the comparison of one replica with two, which goes the way of `train.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,7 @@ R1_TERMS = {"d/r1", "dp/r1"}
 VARIANCES = {"codes/content_variance", "codes/style_variance"}
 LENGTHS = {"gradients/g", "gradients/d"}
 
+Batch = dict[str, tf.Tensor]
 Gradients = dict[str, list[tf.Tensor]]
 
 
@@ -41,6 +42,25 @@ def make(*overrides: str) -> TCP:
     model = TCP(small_config(*overrides))
     enliven(model.encoder, model.generator, model.discriminator, model.patch_discriminator)
     return model
+
+
+def assert_equal_but_for_rounding(config: Config, difference: Callable[[Batch], float]) -> None:
+    """That two computations of gradients, whose relative difference is given, agree on one of three batches.
+
+    With some batches an activation lies so near its kink that rounding decides on its slope, in any two computations
+    and on some CPUs only. A mistake shows with every batch.
+    """
+    differences: list[float] = []
+    for seed in (3, 4, 5):
+        differences.append(difference(small_batch(config, seed=seed)))
+        if differences[-1] < 1e-5:
+            break
+    assert min(differences) < 1e-5, differences
+
+
+def furthest(ours: Gradients, expected: Gradients) -> float:
+    """The larger of both sides' relative differences."""
+    return float(np.max([relative_difference(ours[side], expected[side]) for side in ("g", "d")]))  # NaN stays NaN
 
 
 def arrays(variables: Any) -> list[np.ndarray]:
@@ -125,7 +145,7 @@ def test_an_optimizer_leaves_the_other_side_alone(still: str) -> None:
 # ---- the shortcuts
 
 
-def plain_terms(model: TCP, batch: dict[str, tf.Tensor], r1: bool, consistency: bool) -> dict[str, tf.Tensor]:
+def plain_terms(model: TCP, batch: Batch, r1: bool, consistency: bool) -> dict[str, tf.Tensor]:
     """Every term in the plainest way: each network called separately wherever a formula names it."""
     images, loss, size = batch["image"], model.config.loss, model.config.model.patch_size
     encode, decode, critic = model.encoder, model.generator, model.discriminator
@@ -182,7 +202,7 @@ def plain_terms(model: TCP, batch: dict[str, tf.Tensor], r1: bool, consistency: 
     return terms
 
 
-def plain_gradients(model: TCP, batch: dict[str, tf.Tensor], r1: bool, consistency: bool) -> tuple[Gradients, dict]:
+def plain_gradients(model: TCP, batch: Batch, r1: bool, consistency: bool) -> tuple[Gradients, dict]:
     """Two separate passes over everything, one for each side, each with the ordinary losses."""
     gradients, terms = {}, {}
     for side, groups, variables in (
@@ -216,19 +236,22 @@ def test_one_backward_pass_for_both_sides_is_the_same_as_two(step: int, override
         *("loss.dp.fake=1.3", "loss.g.code_consistency.content=1.5", *overrides),
     )
     model.step.assign(step)
-    batch = small_batch(model.config, seed=step)
-    gradients, terms = model.gradients(batch)
-    expected, expected_terms = plain_gradients(model, batch, step % model.config.loss.r1_every == 0, step % 2 == 0)
-    for name, values in expected_terms.items():
-        if model.config.loss.weights[name]:
-            np.testing.assert_allclose(terms[name], values, rtol=2e-5, atol=1e-6, err_msg=name)
-    sides = {"g": model.generator_side, "d": model.discriminator_side}
-    for side, variables in sides.items():
-        assert relative_difference(gradients[side], expected[side]) < 1e-5
-        largest = max(float(tf.norm(gradient)) for gradient in expected[side])
-        for ours, plain, variable in zip(gradients[side], expected[side], variables):
-            # A variable whose gradient is far below the others' carries their rounding.
-            assert float(tf.norm(ours - plain)) < 1e-5 * float(tf.norm(plain)) + 1e-6 * largest, label(variable)
+
+    def difference(batch: Batch) -> float:
+        gradients, terms = model.gradients(batch)
+        expected, expected_terms = plain_gradients(model, batch, step % model.config.loss.r1_every == 0, step % 2 == 0)
+        for name, values in expected_terms.items():
+            if model.config.loss.weights[name]:
+                np.testing.assert_allclose(terms[name], values, rtol=2e-5, atol=1e-6, err_msg=name)
+        of_variables = []
+        for side in ("g", "d"):
+            largest = max(float(tf.norm(gradient)) for gradient in expected[side])
+            for ours, plain in zip(gradients[side], expected[side]):
+                # A variable whose gradient is far below the others' carries their rounding.
+                of_variables.append(float(tf.norm(ours - plain)) / (float(tf.norm(plain)) + 0.1 * largest))
+        return float(np.max([furthest(gradients, expected), *of_variables]))
+
+    assert_equal_but_for_rounding(model.config, difference)
 
 
 @pytest.mark.parametrize(
@@ -240,8 +263,8 @@ def test_parts_are_the_large_batch(in_turn: int, at_once: int) -> None:
     settings = ("data.batch_size=32", "augment.content_colours=0.5")
     parts = (f"train.accumulate={in_turn}", f"train.concurrent={at_once}")
     whole, divided = make(*settings), make(*settings, *parts)
-    batches = [small_batch(whole.config, seed=seed) for seed in (3, 4, 5)]
-    step = tf.function(divided.accumulated_gradients, autograph=False).get_concrete_function(batches[0])
+    batch = small_batch(whole.config)
+    step = tf.function(divided.accumulated_gradients, autograph=False).get_concrete_function(batch)
     loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
     assert bool(loops) == (in_turn > 1)
     assert {node.attr["parallel_iterations"].i for node in loops} <= {1}  # in the memory of one part
@@ -250,16 +273,15 @@ def test_parts_are_the_large_batch(in_turn: int, at_once: int) -> None:
         assert len(calls) == at_once and len({op.get_attr("f").name for op in calls}) == 1  # traced once
         assert not any(set(calls) & set(needed([*call.control_inputs, *(x.op for x in call.inputs)])) for call in calls)
 
-    def distance(batch: dict[str, tf.Tensor]) -> float:
+    def difference(batch: Batch) -> float:
         expected, expected_terms = whole.accumulated_gradients(batch)
         gradients, terms = step(batch)
         assert set(terms) == set(expected_terms)
         for name in set(terms) - VARIANCES:
             np.testing.assert_allclose(terms[name], tf.reduce_mean(expected_terms[name]), rtol=1e-5, err_msg=name)
-        return max(relative_difference(gradients[side], expected[side]) for side in ("g", "d"))
+        return furthest(gradients, expected)
 
-    # With some batches an activation lies so near a kink that rounding decides on its slope, in any two computations.
-    assert any(distance(batch) < 1e-5 for batch in batches)
+    assert_equal_but_for_rounding(whole.config, difference)
 
 
 @pytest.mark.parametrize(
@@ -275,21 +297,24 @@ def test_lots_are_judged_as_all_pictures_at_once(
 ) -> None:
     """12 pictures, with R1 due: real ones and crops with other weights than generated ones."""
     model = make("data.batch_size=12", "loss.d.gan_swap=0.6", "loss.dp.fake=1.3", "loss.g.patch_gan=0.7")
-    batch = small_batch(model.config)
-    expected, expected_terms = model.gradients(batch)
     numbers = model.config.data.resolution**2 * model.discriminator.widths[0]
-    monkeypatch.setitem(LOT, "float32", pictures * numbers)
-    critics = model.critics
-    assert [critics.picture_lots(12), critics.picture_lots(18), critics.crop_lots(12)] == counts
-    step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
+    with monkeypatch.context() as in_lots:
+        in_lots.setitem(LOT, "float32", pictures * numbers)
+        critics = model.critics
+        assert [critics.picture_lots(12), critics.picture_lots(18), critics.crop_lots(12)] == counts
+        step = tf.function(model.gradients, autograph=False).get_concrete_function(small_batch(model.config))
     loops = [node for node in every_node(step.graph.as_graph_def()) if node.op.endswith("While")]
     of_r1 = 1  # which takes twice the memory
     assert [node.attr["parallel_iterations"].i for node in loops] == [1] * (sum(count > 1 for count in counts) + of_r1)
-    gradients, terms = step(batch)
-    for name, values in expected_terms.items():
-        np.testing.assert_allclose(tf.reduce_mean(terms[name]), tf.reduce_mean(values), rtol=1e-5, err_msg=name)
-    for side in ("g", "d"):
-        assert relative_difference(gradients[side], expected[side]) < 1e-5
+
+    def difference(batch: Batch) -> float:
+        expected, expected_terms = model.gradients(batch)
+        gradients, terms = step(batch)
+        for name, values in expected_terms.items():
+            np.testing.assert_allclose(tf.reduce_mean(terms[name]), tf.reduce_mean(values), rtol=1e-5, err_msg=name)
+        return furthest(gradients, expected)
+
+    assert_equal_but_for_rounding(model.config, difference)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -311,15 +336,12 @@ def test_lots_are_as_few_as_memory_allows(dtype: str) -> None:
 def test_recomputed_activations_change_no_gradient(strategy: str) -> None:
     """All terms, R1 and consistency due; every block's convolutions stand in the graph once more."""
     settings = ("augment.content_colours=0.5", f"blend.strategy={strategy}")
-    batch, gradients, convolutions = small_batch(small_config()), {}, {}
-    for recompute in (False, True):
-        model = make(*settings, f"train.recompute={recompute}")
-        step = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
-        gradients[recompute], _ = step(batch)
-        convolutions[recompute] = sum(node.op == "Conv2D" for node in every_node(step.graph.as_graph_def()))
-    for side in ("g", "d"):
-        assert relative_difference(gradients[True][side], gradients[False][side]) < 1e-5
-    assert convolutions[True] > 1.2 * convolutions[False]
+    models = [make(*settings, f"train.recompute={recompute}") for recompute in (False, True)]
+    batch = small_batch(models[0].config)
+    kept, again = (tf.function(model.gradients, autograph=False).get_concrete_function(batch) for model in models)
+    assert_equal_but_for_rounding(models[0].config, lambda batch: furthest(again(batch)[0], kept(batch)[0]))
+    convolutions = [sum(node.op == "Conv2D" for node in every_node(s.graph.as_graph_def())) for s in (kept, again)]
+    assert convolutions[1] > 1.2 * convolutions[0]
 
 
 def every_node(graph: Any) -> Iterator[Any]:
@@ -332,14 +354,16 @@ def every_node(graph: Any) -> Iterator[Any]:
 def test_what_a_gpu_and_xla_are_given_is_the_same_step() -> None:
     """All terms, R1 and consistency due, by TensorFlow's kernels in both ways, which draw the same numbers."""
     model = make("augment.content_colours=0.5")
-    batch = small_batch(model.config)
-    expected, expected_terms = model.gradients(batch)
-    with target.assumed(gpu=True, xla=True):
-        gradients, terms = model.gradients(batch)
-    for name in terms:
-        np.testing.assert_allclose(terms[name], expected_terms[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    for side in ("g", "d"):
-        assert relative_difference(gradients[side], expected[side]) < 1e-5
+
+    def difference(batch: Batch) -> float:
+        expected, expected_terms = model.gradients(batch)
+        with target.assumed(gpu=True, xla=True):
+            gradients, terms = model.gradients(batch)
+        for name in terms:
+            np.testing.assert_allclose(terms[name], expected_terms[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        return furthest(gradients, expected)
+
+    assert_equal_but_for_rounding(model.config, difference)
 
 
 def test_xla_compiles_the_gradients_of_a_step_where_asked() -> None:
@@ -349,9 +373,13 @@ def test_xla_compiles_the_gradients_of_a_step_where_asked() -> None:
     batch = small_batch(plain.config)
     step = tf.function(compiled.gradients_and_means, autograph=False).get_concrete_function(batch)
     assert [node for node in every_node(step.graph.as_graph_def()) if node.attr["_XlaMustCompile"].b]
-    (gradients, means), (expected, expected_means) = step(batch), plain.gradients_and_means(batch)
-    assert relative_difference(gradients["g"], expected["g"]) < 1e-5
-    np.testing.assert_allclose(means["g/l1"], expected_means["g/l1"], rtol=1e-5)
+
+    def difference(batch: Batch) -> float:
+        (gradients, means), (expected, expected_means) = step(batch), plain.gradients_and_means(batch)
+        np.testing.assert_allclose(means["g/l1"], expected_means["g/l1"], rtol=1e-5)
+        return relative_difference(gradients["g"], expected["g"])
+
+    assert_equal_but_for_rounding(plain.config, difference)
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -370,7 +398,7 @@ def test_parts_of_a_step_wait_for_each_other(together: bool, monkeypatch: pytest
         traced["own"] = gradients
         return plus_r1(gradients, *rest)
 
-    def step(batch: dict[str, tf.Tensor]) -> None:
+    def step(batch: Batch) -> None:
         traced["gradients"], traced["terms"] = model.gradients(batch)
 
     monkeypatch.setattr(model.critics, "plus_r1", recorded)
@@ -472,19 +500,23 @@ def test_the_autoencoder_learns_alone_until_the_adversaries_start() -> None:
 
     model.step.assign(0)
     model.warming_up = True
-    batch = small_batch(model.config)
-    draws = Draws(model.config, model.step, batch["position"])
-    with tf.GradientTape() as tape:
-        recoloured = ops.mix_colours(batch["image"], *draws.colour_maps())
-        content, style = model.encoder(recoloured).content, model.encoder(batch["image"]).style
-        noise = draws.noise(model.generator, NOISE_RECONSTRUCTION)
-        objective = model.objective.weights["g/l1"] * tf.reduce_mean(
-            tf.abs(model.generator(content, style, noise) - batch["image"])
-        )
-    wanted = tape.gradient(objective, model.generator_side, unconnected_gradients="zero")
-    gradients, _ = tf.function(model.gradients, autograph=False)(batch)
-    assert relative_difference(gradients["g"], wanted) < 1e-5
-    assert not any(np.any(gradient) for gradient in gradients["d"])
+    compute = tf.function(model.gradients, autograph=False)
+
+    def difference(batch: Batch) -> float:
+        draws = Draws(model.config, model.step, batch["position"])
+        with tf.GradientTape() as tape:
+            recoloured = ops.mix_colours(batch["image"], *draws.colour_maps())
+            content, style = model.encoder(recoloured).content, model.encoder(batch["image"]).style
+            noise = draws.noise(model.generator, NOISE_RECONSTRUCTION)
+            objective = model.objective.weights["g/l1"] * tf.reduce_mean(
+                tf.abs(model.generator(content, style, noise) - batch["image"])
+            )
+        wanted = tape.gradient(objective, model.generator_side, unconnected_gradients="zero")
+        gradients, _ = compute(batch)
+        assert not any(np.any(gradient) for gradient in gradients["d"])
+        return relative_difference(gradients["g"], wanted)
+
+    assert_equal_but_for_rounding(model.config, difference)
 
 
 def test_codes_of_swaps_start_when_told() -> None:
@@ -499,21 +531,27 @@ def test_codes_of_swaps_start_when_told() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
     model.step.assign(1)
-    draws = Draws(model.config, model.step, batch["position"])
-    content, style = model.encoder(images)
-    noise = draws.noise(model.generator, NOISE_COPY, every=2)
-    swaps = tf.clip_by_value(model.generator(content[::2], style[1::2], noise), -1.0, 1.0)
-    recoloured = ops.mix_clusters(images, *draws.colour_clusters())
-    with tf.GradientTape() as tape:
-        copies = tf.stack([swaps[0], recoloured[1], swaps[1], recoloured[3]])
-        content, styles = model.encoder(copies).content, (model.encoder(images).style, model.encoder(swaps).style)
-        style = tf.stack([styles[0][0], styles[1][0], styles[0][2], styles[1][1]])
-        decoded = model.generator(content, style, draws.noise(model.generator, NOISE_RECONSTRUCTION))
-        objective = model.objective.weights["g/l1"] * tf.reduce_mean(tf.abs(decoded - images))
-    wanted = tape.gradient(objective, model.generator_side, unconnected_gradients="zero")
     model.warming_up = True
-    gradients, _ = tf.function(model.gradients, autograph=False)(batch)
-    assert relative_difference(gradients["g"], wanted) < 1e-5
+    compute = tf.function(model.gradients, autograph=False)
+
+    def difference(batch: Batch) -> float:
+        images = batch["image"]
+        draws = Draws(model.config, model.step, batch["position"])
+        content, style = model.encoder(images)
+        noise = draws.noise(model.generator, NOISE_COPY, every=2)
+        swaps = tf.clip_by_value(model.generator(content[::2], style[1::2], noise), -1.0, 1.0)
+        recoloured = ops.mix_clusters(images, *draws.colour_clusters())
+        with tf.GradientTape() as tape:
+            copies = tf.stack([swaps[0], recoloured[1], swaps[1], recoloured[3]])
+            content, styles = model.encoder(copies).content, (model.encoder(images).style, model.encoder(swaps).style)
+            style = tf.stack([styles[0][0], styles[1][0], styles[0][2], styles[1][1]])
+            decoded = model.generator(content, style, draws.noise(model.generator, NOISE_RECONSTRUCTION))
+            objective = model.objective.weights["g/l1"] * tf.reduce_mean(tf.abs(decoded - images))
+        wanted = tape.gradient(objective, model.generator_side, unconnected_gradients="zero")
+        gradients, _ = compute(batch)
+        return relative_difference(gradients["g"], wanted)
+
+    assert_equal_but_for_rounding(model.config, difference)
 
 
 def test_keras_fits_through_both_phases() -> None:

@@ -27,7 +27,7 @@ from tcp_tf.config import Config
 from tcp_tf.critics import Critics
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
-from tcp_tf.objective import CONSISTENCY_TERMS, RECONSTRUCTION, Objective, gradients_or_zeros
+from tcp_tf.objective import CONSISTENCY_TERMS, RECONSTRUCTION, Objective, Phase, gradients_or_zeros
 from tcp_tf.parts import Terms, mean_terms, plus_sums_over_parts, sums, sums_side_by_side, zeros
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
@@ -75,7 +75,6 @@ class TCP(keras.Model):
         for average, network in self._averages():
             for own, source in zip(average.weights, network.weights):
                 own.assign(tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(source)))  # else both share one memory
-        self.warming_up = self.objective.warm_up > 0  # what is traced or called now is a step of the warm-up
         self.ema = AutoEncoder(
             self.encoder_ema, self.generator_ema, strategy=config.blend.strategy, noise=config.model.noise
         )
@@ -152,19 +151,22 @@ class TCP(keras.Model):
         return self.critics.variables
 
     def make_train_function(self, force: bool = False):
-        """Keras's, once for the warm-up and once for all later steps.
+        """Keras's, once for each phase.
 
-        Two graphs instead of one with a branch: TensorFlow fuses no operations in a branch as large as a step.
+        Graphs of their own instead of one with branches: TensorFlow fuses no operations in a branch as large as a step,
+        and where no lazy term is due, zeros of all weights' shapes would be made and added. XLA, which takes minutes
+        for a graph, has no use for the plain one.
         """
         if self.train_function is None or force:
             functions = {}
-            for warming_up in {False, self.objective.warm_up > 0}:
+            for phase in Phase:  # traced when first called
                 super().make_train_function(force=True)
-                functions[warming_up] = self.train_function
+                functions[phase] = self.train_function
 
             def train_function(iterator):
-                self.warming_up = int(self.step.numpy()) < self.objective.warm_up
-                return functions[self.warming_up](iterator)
+                phase = self.objective.phase_of(int(self.step.numpy()))
+                self.objective.phase = Phase.LAZY if self.config.train.xla and phase is Phase.PLAIN else phase
+                return functions[self.objective.phase](iterator)
 
             self.train_function = train_function
         return self.train_function
@@ -238,7 +240,8 @@ class TCP(keras.Model):
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms."""
-        return self._warm_up_gradients(batch) if self.warming_up else self._every_gradient(batch)
+        warming_up = self.objective.phase is Phase.WARM_UP
+        return self._warm_up_gradients(batch) if warming_up else self._every_gradient(batch)
 
     def _warm_up_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """Those of the reconstruction of all pictures and nothing else; every other term is 0."""

@@ -104,6 +104,11 @@ def in_place(variable: Any) -> tf.Variable:
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
+def subtract(variable: Any, factor: tf.Tensor, values: tf.Tensor) -> None:
+    """`variable -= factor * values`, by one kernel."""
+    tf.raw_ops.ResourceApplyGradientDescent(var=in_place(variable).handle, alpha=factor, delta=values)
+
+
 class Zeros(tf.Module):
     """Stands in a checkpoint for a variable that is not kept: written as zeros, and not read."""
 

@@ -28,7 +28,7 @@ _NOT_FINITE = re.compile(r"<not finite: (.+?)>")
 
 def norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     """Euclidean length of all gradients together, a scalar; not finite where one element is not (or beyond 1e19)."""
-    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+    return tf.sqrt(2.0 * tf.add_n([tf.zeros([]), *(tf.nn.l2_loss(gradient) for gradient in gradients)]))
 
 
 def assert_finite(values: Mapping[str, tf.Tensor]) -> tf.Tensor:

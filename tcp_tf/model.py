@@ -198,7 +198,8 @@ class TCP(keras.Model):
     def update(self, gradients: dict[str, list[tf.Tensor]]) -> None:
         """One step of both optimizers with the gradients of `gradients`, then of the averages, and the count."""
         self.optimizer.apply_gradients(zip(gradients["g"], self.generator_side))
-        self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
+        if gradients["d"]:
+            self.discriminator_optimizer.apply_gradients(zip(gradients["d"], self.discriminator_side))
         share = 1.0 - self.average_decay(tf.convert_to_tensor(self.step))
         for average, network in self._averages():
             for own, source in zip(average.weights, network.weights):
@@ -232,16 +233,22 @@ class TCP(keras.Model):
 
         in_turn, start = self.config.train.accumulate, []
         if in_turn > 1:
-            sides = [*self.generator_side, *self.discriminator_side]
+            sides = self.generator_side + ([] if self._warming_up else self.discriminator_side)
             start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros(sides, self.step)]
         (means, *gradients), _ = plus_sums_over_parts(start, in_turn, compute, batch)
         count = len(self.generator_side)
         return {"g": gradients[:count], "d": gradients[count:]}, dict(zip(names, tf.unstack(means)))
 
     def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
-        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms."""
-        warming_up = self.objective.phase is Phase.WARM_UP
-        return self._warm_up_gradients(batch) if warming_up else self._every_gradient(batch)
+        """This replica's share of the gradients of `generator_side` and `discriminator_side`, and their terms.
+
+        In the warm-up the second list is empty.
+        """
+        return self._warm_up_gradients(batch) if self._warming_up else self._every_gradient(batch)
+
+    @property
+    def _warming_up(self) -> bool:
+        return self.objective.phase is Phase.WARM_UP
 
     def _warm_up_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """Those of the reconstruction of all pictures and nothing else; every other term is 0."""
@@ -254,7 +261,7 @@ class TCP(keras.Model):
             objective = self.objective.total(("g",), own)
         gradients = gradients_or_zeros(tape, objective, self.generator_side)
         none = {name: tf.zeros([1]) for name in self.objective.starts}
-        return {"g": gradients, "d": zeros(self.discriminator_side, self.step)}, {**own, **none, **variances(codes)}
+        return {"g": gradients, "d": []}, {**own, **none, **variances(codes)}
 
     def _every_gradient(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """Those of all terms that are due.

@@ -272,8 +272,7 @@ class Trainer:
 
     def prepare(self, phase: tuple[str, ...]) -> Any:
         """Has whatever is traced next be what training has for this phase, and returns the name of that."""
-        self.model.objective.phase = self.model.objective.phase_of(self.phases[phase][0])
-        return self.model.objective.phase
+        return self.model.enter(self.phases[phase][0])
 
     def time(self, concrete: Any, phase: tuple[str, ...], seconds: float) -> dict[str, Any]:
         """Wall times of a function at a step of this phase."""

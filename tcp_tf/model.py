@@ -154,8 +154,7 @@ class TCP(keras.Model):
         """Keras's, once for each phase.
 
         Graphs of their own instead of one with branches: TensorFlow fuses no operations in a branch as large as a step,
-        and where no lazy term is due, zeros of all weights' shapes would be made and added. XLA, which takes minutes
-        for a graph, has no use for the plain one.
+        and where no lazy term is due, zeros of all weights' shapes would be made and added.
         """
         if self.train_function is None or force:
             functions = {}
@@ -164,12 +163,20 @@ class TCP(keras.Model):
                 functions[phase] = self.train_function
 
             def train_function(iterator):
-                phase = self.objective.phase_of(int(self.step.numpy()))
-                self.objective.phase = Phase.LAZY if self.config.train.xla and phase is Phase.PLAIN else phase
-                return functions[self.objective.phase](iterator)
+                return functions[self.enter(int(self.step.numpy()))](iterator)
 
             self.train_function = train_function
         return self.train_function
+
+    def enter(self, step: int) -> Phase:
+        """Has what is traced or called next be what training has for this step, and returns its phase.
+
+        Large networks have no graph for plain steps: it would save them no time, and takes memory of its own, 0.4 GiB
+        for `configs/church256.yaml` on a CPU.
+        """
+        phase = self.objective.phase_of(step)
+        self.objective.phase = Phase.LAZY if phase is Phase.PLAIN and self.concurrent == 1 else phase
+        return self.objective.phase
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -468,7 +468,7 @@ def test_the_turned_gradient_holds_for_confident_critics(model: TCP, shift: floa
 
 def terms_at(model: TCP, step: int) -> dict[str, float]:
     model.step.assign(step)
-    model.objective.phase = model.objective.phase_of(step)
+    model.enter(step)
     _, terms = model.gradients(small_batch(model.config))
     return {name: float(tf.reduce_mean(values)) for name, values in terms.items()}
 
@@ -481,6 +481,13 @@ def test_lazy_terms_are_computed_on_their_steps_only(first_step: TCP) -> None:
         computed = {name for name, value in terms.items() if value != 0}
         lazy = (R1_TERMS if step % 3 == 0 else set()) | (TCP_TERMS if step % 2 == 0 else set())
         assert computed == set(terms) - R1_TERMS - TCP_TERMS | lazy, step
+
+
+@pytest.mark.parametrize(("parts", "phase"), [(1, Phase.LAZY), (2, Phase.PLAIN)])
+def test_small_networks_alone_have_a_graph_for_plain_steps(parts: int, phase: Phase) -> None:
+    model = make("loss.r1_every=3", "loss.consistency_every=3", f"train.concurrent={parts}")
+    assert [model.enter(step) for step in (3, 4, 5)] == [Phase.LAZY, phase, phase]
+    assert model.objective.phase is phase
 
 
 def test_plain_steps_have_a_graph_without_lazy_terms() -> None:
@@ -581,7 +588,7 @@ def test_codes_of_swaps_start_when_told() -> None:
 
 def test_keras_fits_through_every_phase() -> None:
     """A warm-up of two steps, in which the discriminators' optimizer waits; then lazy terms on every third."""
-    model = make("loss.gan_start_kimg=0.008", "loss.r1_every=3", "loss.consistency_every=3")
+    model = make("loss.gan_start_kimg=0.008", "loss.r1_every=3", "loss.consistency_every=3", "train.concurrent=2")
     model.compile()
     batches = tf.data.Dataset.from_tensors(small_batch(model.config)).repeat()
     seen = []

@@ -287,7 +287,7 @@ class TCP(keras.Model):
             features, codes = self._encode(images, draws)
             reconstruction, swap, noise_swap = self._fakes(codes, draws)
             swap_crops = ops.crop_and_resize(swap, boxes[:, 2], self.config.model.patch_size)  # N K P P 3
-            firsts = tf.gather(images, range(0, images.shape[0], 2))  # on a CPU, a tenth of a strided slice's time
+            firsts = tf.gather(images, range(0, images.shape[0], 2))  # a strided slice takes a CPU longer
             own = {RECONSTRUCTION: losses.l1(reconstruction, firsts)}
             fakes, made = [reconstruction, swap, swap_crops], [features, *codes, swap]
             with tape.stop_recording():

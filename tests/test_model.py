@@ -490,6 +490,7 @@ def test_small_networks_alone_have_a_graph_for_plain_steps(parts: int, phase: Ph
     assert model.objective.phase is phase
 
 
+@pytest.mark.one_stack
 def test_plain_steps_have_a_graph_without_lazy_terms() -> None:
     """It gives what the one of all terms gives on a step on which none of them is due, and is smaller."""
     model = make("loss.r1_every=3", "loss.consistency_every=3")

@@ -253,6 +253,7 @@ class Trainer:
         with self.strategy.scope():
             self.model = TCP(config)
             self.model.compile()
+        self.model.warming_up = False
         share = config.data.batch_size // self.strategy.num_replicas_in_sync
         images = random_images(config.data.batch_size, config.data.resolution, 1)
 
@@ -262,17 +263,11 @@ class Trainer:
 
         self.batch = self.strategy.experimental_distribute_values_from_function(part)
         self.phases = phases(self.model.objective)
-        self.prepare(max(self.phases, key=len))
 
-    def function(self, step: Callable[[Any], Any], phase: Optional[tuple[str, ...]] = None) -> Any:
-        """A concrete function that runs `step` on every replica, as training has it for a phase; else for all."""
-        self.prepare(max(self.phases, key=len) if phase is None else phase)
+    def function(self, step: Callable[[Any], Any]) -> Any:
+        """A concrete function that runs `step` on every replica."""
         replicated = tf.function(lambda batch: self.strategy.run(step, (batch,)), autograph=False)
         return replicated.get_concrete_function(self.batch)
-
-    def prepare(self, phase: tuple[str, ...]) -> Any:
-        """Has whatever is traced next be what training has for this phase, and returns the name of that."""
-        return self.model.enter(self.phases[phase][0])
 
     def time(self, concrete: Any, phase: tuple[str, ...], seconds: float) -> dict[str, Any]:
         """Wall times of a function at a step of this phase."""
@@ -316,12 +311,8 @@ def training_step(config: Config, seconds: float) -> dict[str, Any]:
     Adds `phases`: name -> {share, flops, median_s, spread, repeats}. The spread is that of the longest phase's times.
     """
     trainer = Trainer(config)
-    graphs, times = {}, {}
-    for phase in trainer.phases:
-        kind = trainer.prepare(phase)
-        if kind not in graphs:
-            graphs[kind] = trainer.function(trainer.model.train_step, phase)
-        times[phase] = trainer.time(graphs[kind], phase, seconds / len(trainer.phases))
+    concrete = trainer.function(trainer.model.train_step)
+    times = {phase: trainer.time(concrete, phase, seconds / len(trainer.phases)) for phase in trainer.phases}
     peak = peak_bytes()  # without what counting takes
     parts = {}
     for phase, (_, share) in trainer.phases.items():

@@ -61,8 +61,7 @@ code does. The XLA programs are of the networks as they are trained.
 
 `train.concurrent: 2` works on two halves of a batch at the same time, each on its share of the CPU's cores. The
 operations of small networks are too short to be divided among cores; large networks keep all of them busy as it is, but
-for some 5 % of their time (`configs/church256.yaml` on a Zen 5), and take 1.6 GiB more with it. With it, steps on which
-no lazy term is due have a graph of their own, without what carries the others' gradients.
+for some 5 % of their time (`configs/church256.yaml` on a Zen 5), and take 1.6 GiB more with it.
 
 On x86 CPUs without AVX512-VNNI (below: family 25, model 1), TensorFlow takes oneDNN's kernels only when asked to, as
 `train.py` does (`tcp_tf/onednn.py`), and so do the training cases here. The figures of that CPU below are from before

@@ -27,7 +27,7 @@ from tcp_tf.config import Config
 from tcp_tf.critics import Critics
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.encoder import Codes
-from tcp_tf.objective import CONSISTENCY_TERMS, RECONSTRUCTION, Objective, Phase, gradients_or_zeros
+from tcp_tf.objective import CONSISTENCY_TERMS, RECONSTRUCTION, Objective, gradients_or_zeros
 from tcp_tf.parts import Terms, mean_terms, plus_sums_over_parts, sums, sums_side_by_side, zeros
 
 AVERAGED_SHARE = 0.25  # the half-life of the averages is at most this share of all pictures seen
@@ -75,6 +75,7 @@ class TCP(keras.Model):
         for average, network in self._averages():
             for own, source in zip(average.weights, network.weights):
                 own.assign(tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(source)))  # else both share one memory
+        self.warming_up = self.objective.warm_up > 0  # what is traced or called now is a step of the warm-up
         self.ema = AutoEncoder(
             self.encoder_ema, self.generator_ema, strategy=config.blend.strategy, noise=config.model.noise
         )
@@ -151,32 +152,22 @@ class TCP(keras.Model):
         return self.critics.variables
 
     def make_train_function(self, force: bool = False):
-        """Keras's, once for each phase.
+        """Keras's, once for the warm-up and once for all later steps.
 
-        Graphs of their own instead of one with branches: TensorFlow fuses no operations in a branch as large as a step,
-        and where no lazy term is due, zeros of all weights' shapes would be made and added.
+        Two graphs instead of one with a branch: TensorFlow fuses no operations in a branch as large as a step.
         """
         if self.train_function is None or force:
             functions = {}
-            for phase in Phase:  # traced when first called
+            for warming_up in {False, self.objective.warm_up > 0}:
                 super().make_train_function(force=True)
-                functions[phase] = self.train_function
+                functions[warming_up] = self.train_function
 
             def train_function(iterator):
-                return functions[self.enter(int(self.step.numpy()))](iterator)
+                self.warming_up = int(self.step.numpy()) < self.objective.warm_up
+                return functions[self.warming_up](iterator)
 
             self.train_function = train_function
         return self.train_function
-
-    def enter(self, step: int) -> Phase:
-        """Has what is traced or called next be what training has for this step, and returns its phase.
-
-        Large networks have no graph for plain steps: it would save them no time, and takes memory of its own, 0.4 GiB
-        for `configs/church256.yaml` on a CPU.
-        """
-        phase = self.objective.phase_of(step)
-        self.objective.phase = Phase.LAZY if phase is Phase.PLAIN and self.concurrent == 1 else phase
-        return self.objective.phase
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -240,7 +231,7 @@ class TCP(keras.Model):
 
         in_turn, start = self.config.train.accumulate, []
         if in_turn > 1:
-            sides = self.generator_side + ([] if self._warming_up else self.discriminator_side)
+            sides = self.generator_side + ([] if self.warming_up else self.discriminator_side)
             start = [tf.zeros([len(self.objective.weights) + len(Codes._fields)]), *zeros(sides, self.step)]
         (means, *gradients), _ = plus_sums_over_parts(start, in_turn, compute, batch)
         count = len(self.generator_side)
@@ -251,11 +242,7 @@ class TCP(keras.Model):
 
         In the warm-up the second list is empty.
         """
-        return self._warm_up_gradients(batch) if self._warming_up else self._every_gradient(batch)
-
-    @property
-    def _warming_up(self) -> bool:
-        return self.objective.phase is Phase.WARM_UP
+        return self._warm_up_gradients(batch) if self.warming_up else self._every_gradient(batch)
 
     def _warm_up_gradients(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, list[tf.Tensor]], Terms]:
         """Those of the reconstruction of all pictures and nothing else; every other term is 0."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
@@ -17,14 +16,6 @@ RECONSTRUCTION = "g/l1"
 CONSISTENCY_TERMS = ("g/code_consistency/content", "g/code_consistency/style", "g/content_alignment")
 R1_TERMS = ("d/r1", "dp/r1")
 REAL = "d/gan_real"  # what the image discriminator makes of real pictures
-
-
-class Phase(enum.Enum):
-    """Steps that one graph serves."""
-
-    WARM_UP = "the reconstruction alone"
-    PLAIN = "no lazy term is due"
-    LAZY = "each lazy term may be due"
 
 
 class Objective:
@@ -47,7 +38,6 @@ class Objective:
             elif name in CONSISTENCY_TERMS:
                 self.intervals[name] = loss.consistency_every
                 self.starts[name] = max(self.warm_up, math.ceil(1000 * loss.consistency_start_kimg / batch_size))
-        self.phase = Phase.WARM_UP if self.warm_up else Phase.LAZY  # of what is traced or called now
 
     def wants(self, *names: str) -> bool:
         """Whether any of these terms has a weight."""
@@ -60,12 +50,6 @@ class Objective:
     def due(self, name: str, step: Any) -> Any:
         """Whether a term is computed on this step, a number or a scalar tensor; all but the lazy terms always are."""
         return (step % self.intervals.get(name, 1) == 0) & (step >= self.starts.get(name, 0))
-
-    def phase_of(self, step: int) -> Phase:
-        """The least that serves this step."""
-        if step < self.warm_up:
-            return Phase.WARM_UP
-        return Phase.LAZY if any(self.due(name, step) for name in self.intervals) else Phase.PLAIN
 
     def total(self, groups: Sequence[str], terms: Mapping[str, tf.Tensor], parts: int = 1) -> tf.Tensor:
         """The objective of the terms whose path begins with one of `groups`: a scalar, this replica's share.
@@ -106,7 +90,7 @@ class Objective:
     def lazily(
         self, step: tf.Variable, names: list[str], pictures: tf.Tensor, due: Callable, otherwise: Callable
     ) -> tuple[Terms, list[tf.Tensor]]:
-        """Terms and gradients that `due` gives on every so-manyth step; nothing without names, no gradients when plain.
+        """Terms and gradients that `due` gives on every so-manyth step; nothing without names.
 
         The gradients are taken where the terms are computed. Left to an outer tape, every activation in there would
         have to leave the branch, and TensorFlow could neither fuse what makes it nor recompute it.
@@ -121,8 +105,6 @@ class Objective:
         if not names:
             return {}, []
         none = {name: tf.zeros(pictures.shape[:1]) for name in names}
-        if self.phase is Phase.PLAIN:
-            return none, []
         (number,) = ops.after([pictures], tf.convert_to_tensor(step))
         return tf.cond(self.due(names[0], number), due, lambda: (none, otherwise()))
 

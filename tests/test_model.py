@@ -24,7 +24,6 @@ from tcp_tf.config import Config
 from tcp_tf.critics import LOT, Critics, lots
 from tcp_tf.draws import NOISE_COPY, NOISE_RECONSTRUCTION, NOISE_SWAP, Draws
 from tcp_tf.model import TCP
-from tcp_tf.objective import Phase
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GENERATOR_TERMS = {"g/l1", "g/gan_rec", "g/gan_swap", "g/patch_gan"}
@@ -370,7 +369,7 @@ def test_what_a_gpu_and_xla_are_given_is_the_same_step() -> None:
 def test_xla_compiles_the_gradients_of_a_step_where_asked() -> None:
     """On a step of the warm-up, which is compiled in seconds."""
     plain, compiled = make("model.noise=false"), make("model.noise=false", "train.xla=true")
-    plain.objective.phase = compiled.objective.phase = Phase.WARM_UP
+    plain.warming_up = compiled.warming_up = True
     batch = small_batch(plain.config)
     step = tf.function(compiled.gradients_and_means, autograph=False).get_concrete_function(batch)
     assert [node for node in every_node(step.graph.as_graph_def()) if node.attr["_XlaMustCompile"].b]
@@ -468,7 +467,7 @@ def test_the_turned_gradient_holds_for_confident_critics(model: TCP, shift: floa
 
 def terms_at(model: TCP, step: int) -> dict[str, float]:
     model.step.assign(step)
-    model.enter(step)
+    model.warming_up = step < model.objective.warm_up
     _, terms = model.gradients(small_batch(model.config))
     return {name: float(tf.reduce_mean(values)) for name, values in terms.items()}
 
@@ -481,38 +480,6 @@ def test_lazy_terms_are_computed_on_their_steps_only(first_step: TCP) -> None:
         computed = {name for name, value in terms.items() if value != 0}
         lazy = (R1_TERMS if step % 3 == 0 else set()) | (TCP_TERMS if step % 2 == 0 else set())
         assert computed == set(terms) - R1_TERMS - TCP_TERMS | lazy, step
-
-
-@pytest.mark.parametrize(("parts", "phase"), [(1, Phase.LAZY), (2, Phase.PLAIN)])
-def test_small_networks_alone_have_a_graph_for_plain_steps(parts: int, phase: Phase) -> None:
-    model = make("loss.r1_every=3", "loss.consistency_every=3", f"train.concurrent={parts}")
-    assert [model.enter(step) for step in (3, 4, 5)] == [Phase.LAZY, phase, phase]
-    assert model.objective.phase is phase
-
-
-@pytest.mark.one_stack
-def test_plain_steps_have_a_graph_without_lazy_terms() -> None:
-    """It gives what the one of all terms gives on a step on which none of them is due, and is smaller."""
-    model = make("loss.r1_every=3", "loss.consistency_every=3")
-    model.step.assign(1)
-    batch, traced = small_batch(model.config), {}
-    for phase in (Phase.LAZY, Phase.PLAIN):
-        model.objective.phase = phase
-        traced[phase] = tf.function(model.gradients, autograph=False).get_concrete_function(batch)
-    convolutions = [
-        sum("Conv2D" in node.op for node in every_node(each.graph.as_graph_def())) for each in traced.values()
-    ]
-    assert convolutions[1] < 0.7 * convolutions[0]
-
-    def difference(batch: Batch) -> float:
-        (expected, expected_terms), (gradients, terms) = (each(batch) for each in traced.values())
-        assert set(terms) == set(expected_terms)
-        for name in terms:
-            np.testing.assert_allclose(terms[name], expected_terms[name], rtol=1e-5, err_msg=name)
-        assert not any(np.any(terms[name]) for name in TCP_TERMS | R1_TERMS)
-        return furthest(gradients, expected)
-
-    assert_equal_but_for_rounding(model.config, difference)
 
 
 def test_consistency_starts_when_told() -> None:
@@ -532,7 +499,7 @@ def test_the_autoencoder_learns_alone_until_the_adversaries_start() -> None:
     assert terms_at(model, 2) == pytest.approx(terms_at(plain, 2), rel=1e-5)
 
     model.step.assign(0)
-    model.objective.phase = Phase.WARM_UP
+    model.warming_up = True
     compute = tf.function(model.gradients, autograph=False)
 
     def difference(batch: Batch) -> float:
@@ -564,7 +531,7 @@ def test_codes_of_swaps_start_when_told() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
     model.step.assign(1)
-    model.objective.phase = Phase.WARM_UP
+    model.warming_up = True
     compute = tf.function(model.gradients, autograph=False)
 
     def difference(batch: Batch) -> float:
@@ -587,9 +554,9 @@ def test_codes_of_swaps_start_when_told() -> None:
     assert_equal_but_for_rounding(model.config, difference)
 
 
-def test_keras_fits_through_every_phase() -> None:
+def test_keras_fits_through_both_phases() -> None:
     """A warm-up of two steps, in which the discriminators' optimizer waits; then lazy terms on every third."""
-    model = make("loss.gan_start_kimg=0.008", "loss.r1_every=3", "loss.consistency_every=3", "train.concurrent=2")
+    model = make("loss.gan_start_kimg=0.008", "loss.r1_every=3", "loss.consistency_every=3")
     model.compile()
     batches = tf.data.Dataset.from_tensors(small_batch(model.config)).repeat()
     seen = []

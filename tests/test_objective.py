@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import small_config
 
-from tcp_tf.objective import Objective, Phase
+from tcp_tf.objective import Objective
 
 LOSS = small_config("loss.g.l1=2", "loss.d.r1=0.5", "loss.r1_every=16", "loss.consistency_every=8").loss
 TERMS = {
@@ -62,17 +62,6 @@ def test_nothing_but_the_reconstruction_is_due_before_the_adversaries_start() ->
     assert objective.warm_up == 4
     for name in objective.weights:
         assert bool(objective.due(name, 3)) == (name == "g/l1") and (objective.due(name, 4) or "r1" in name), name
-
-
-def test_phase_of_a_step_is_the_least_that_serves_it() -> None:
-    """A warm-up of two steps; then R1 every 3 and consistency every 4, or neither."""
-    settings = ("loss.gan_start_kimg=0.016", "loss.r1_every=3", "loss.consistency_every=4")
-    phases = [Objective(small_config(*settings).loss, 1, 8).phase_of(step) for step in range(9)]
-    warm, plain, lazy = Phase.WARM_UP, Phase.PLAIN, Phase.LAZY
-    assert phases == [warm, warm, plain, lazy, lazy, plain, lazy, plain, lazy]
-    removed = ("loss.d.r1=0", "loss.dp.r1=0", "loss.g.code_consistency={content: 0, style: 0}")
-    loss = small_config(*settings, *removed, "loss.g.content_alignment=0").loss
-    assert {Objective(loss, 1, 8).phase_of(step) for step in range(2, 99)} == {plain}
 
 
 def test_weight_0_is_not_wanted() -> None:
